@@ -1,0 +1,29 @@
+package contracts
+
+import "net/textproto"
+
+// Header carries a trace across the queue. It has the methods of OpenTelemetry's TextMapCarrier and the
+// type of a NATS header, without importing either.
+type Header map[string][]string
+
+// Get returns the first value of key, in any case.
+func (h Header) Get(key string) string {
+	for _, k := range []string{key, textproto.CanonicalMIMEHeaderKey(key)} {
+		if v := h[k]; len(v) > 0 {
+			return v[0]
+		}
+	}
+	return ""
+}
+
+// Set replaces the values of key.
+func (h Header) Set(key, value string) { h[key] = []string{value} }
+
+// Keys lists the keys, in no order.
+func (h Header) Keys() []string {
+	keys := make([]string, 0, len(h))
+	for k := range h {
+		keys = append(keys, k)
+	}
+	return keys
+}
