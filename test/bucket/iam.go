@@ -1,0 +1,429 @@
+package bucket
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/versity/versitygw/auth"
+	"github.com/versity/versitygw/iamapi/policy"
+	"github.com/versity/versitygw/iamapi/types"
+	"github.com/versity/versitygw/s3err"
+)
+
+// User is a principal with permanent keys.
+type User struct {
+	ARN       string // arn:aws:iam::<account>:user/<name>
+	AccessKey string
+	SecretKey string
+	// Policy is the user's own: what it may do in its account, and sts:AssumeRole on which roles. Empty:
+	// nothing but GetCallerIdentity.
+	Policy string
+}
+
+// Role is what a session is opened on.
+type Role struct {
+	ARN    string // arn:aws:iam::<account>:role/<name>
+	Trust  string // who may assume it, under which conditions
+	Policy string // what its sessions may do. Empty: nothing.
+	// MaxSession is the longest session, 1 h to 12 h. 0: 1 h, as at AWS.
+	MaxSession time.Duration
+}
+
+// session is what AssumeRole hands out.
+type session struct {
+	access, secret, token string
+	role, name, policy    string
+	expires               time.Time
+}
+
+// arn is the session as a principal.
+func (s *session) arn() string {
+	return "arn:aws:sts::" + account(s.role) + ":assumed-role/" + s.role[strings.LastIndex(s.role, "/")+1:] + "/" + s.name
+}
+
+// account is the account in an ARN.
+func account(arn string) string {
+	if parts := strings.SplitN(arn, ":", 6); len(parts) == 6 {
+		return parts[4]
+	}
+	return ""
+}
+
+// registry knows every principal. It is the S3 gateway's IAM service, its source of signing keys and its
+// judge of policies, and the STS asks it, too.
+type registry struct {
+	auth.IAMService // root, and refusals for the management that nobody uses
+
+	mu         sync.RWMutex
+	users      map[string]User // by access key
+	roles      map[string]Role // by ARN
+	sessions   map[string]*session
+	owners     map[string]string // bucket: account
+	told, real time.Duration     // see SetSessionLife
+}
+
+func newRegistry(root auth.Account) *registry {
+	return &registry{
+		IAMService: auth.NewIAMServiceSingle(root),
+		users:      map[string]User{}, roles: map[string]Role{}, sessions: map[string]*session{}, owners: map[string]string{},
+	}
+}
+
+// AddUser adds a user, or replaces the one with the same access key.
+func (s *Server) AddUser(u User) error {
+	switch {
+	case !strings.HasPrefix(u.ARN, "arn:aws:iam::") || !strings.Contains(u.ARN, ":user/"):
+		return fmt.Errorf("bucket: user ARN %q is not arn:aws:iam::<account>:user/<name>", u.ARN)
+	case u.AccessKey == "" || u.SecretKey == "":
+		return fmt.Errorf("bucket: user %s has no keys", u.ARN)
+	}
+	if err := parsePolicy(u.Policy); err != nil {
+		return fmt.Errorf("bucket: policy of %s: %w", u.ARN, err)
+	}
+	s.iam.mu.Lock()
+	defer s.iam.mu.Unlock()
+	s.iam.users[u.AccessKey] = u
+	return nil
+}
+
+// SetRole adds a role, or replaces it: from here on the new trust decides who may assume it, and the new
+// policy what sessions may do, those that are open included.
+func (s *Server) SetRole(r Role) error {
+	if !strings.HasPrefix(r.ARN, "arn:aws:iam::") || !strings.Contains(r.ARN, ":role/") {
+		return fmt.Errorf("bucket: role ARN %q is not arn:aws:iam::<account>:role/<name>", r.ARN)
+	}
+	if r.MaxSession == 0 {
+		r.MaxSession = time.Hour
+	}
+	if r.MaxSession < time.Hour || r.MaxSession > 12*time.Hour {
+		return fmt.Errorf("bucket: role %s: MaxSession %s is not 1h to 12h", r.ARN, r.MaxSession)
+	}
+	if err := policy.ParseTrust(r.Trust); err != nil {
+		return fmt.Errorf("bucket: trust policy of %s: %w", r.ARN, err)
+	}
+	if err := parsePolicy(r.Policy); err != nil {
+		return fmt.Errorf("bucket: policy of %s: %w", r.ARN, err)
+	}
+	s.iam.mu.Lock()
+	defer s.iam.mu.Unlock()
+	s.iam.roles[r.ARN] = r
+	return nil
+}
+
+// AddRole adds a role that must not exist yet.
+func (s *Server) AddRole(r Role) error {
+	s.iam.mu.RLock()
+	_, exists := s.iam.roles[r.ARN]
+	s.iam.mu.RUnlock()
+	if exists {
+		return fmt.Errorf("bucket: role %s exists", r.ARN)
+	}
+	return s.SetRole(r)
+}
+
+// RemoveRole removes the role. Sessions that are open on it may do nothing any more.
+func (s *Server) RemoveRole(arn string) {
+	s.iam.mu.Lock()
+	defer s.iam.mu.Unlock()
+	delete(s.iam.roles, arn)
+}
+
+// SetSessionLife makes the sessions that are opened from now on last for real, whatever was asked, while
+// the client is told that they last for told: a client that trusts what it was told meets ExpiredToken.
+// 0: as asked.
+func (s *Server) SetSessionLife(told, real time.Duration) {
+	s.iam.mu.Lock()
+	defer s.iam.mu.Unlock()
+	s.iam.told, s.iam.real = told, real
+}
+
+// ExpireSessions ends every open session now: the next request of each is answered with ExpiredToken.
+func (s *Server) ExpireSessions() {
+	s.iam.mu.Lock()
+	defer s.iam.mu.Unlock()
+	for _, open := range s.iam.sessions {
+		open.expires = time.Time{}
+	}
+}
+
+func parsePolicy(doc string) error {
+	if doc == "" {
+		return nil
+	}
+	return policy.Parse(doc)
+}
+
+// principal is who an access key belongs to, and what limits it.
+type principal struct {
+	arn, role     string // role: of a session
+	policy        string
+	sessionPolicy string
+}
+
+func (r *registry) principal(access string) (principal, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if u, ok := r.users[access]; ok {
+		return principal{arn: u.ARN, policy: u.Policy}, true
+	}
+	if s, ok := r.sessions[access]; ok {
+		return principal{arn: s.arn(), role: s.role, policy: r.roles[s.role].Policy, sessionPolicy: s.policy}, true
+	}
+	return principal{}, false
+}
+
+var (
+	errUnknownKey   = errors.New("unknown access key")
+	errWrongToken   = errors.New("wrong session token")
+	errExpiredToken = errors.New("expired session token")
+)
+
+// secret returns what signs for an access key, if the session token that came along is right.
+func (r *registry) secret(access, token string) (string, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if s, ok := r.sessions[access]; ok {
+		switch {
+		case !hmac.Equal([]byte(token), []byte(s.token)):
+			return "", errWrongToken
+		case !time.Now().Before(s.expires):
+			return "", errExpiredToken
+		}
+		return s.secret, nil
+	}
+	if token != "" {
+		return "", errWrongToken
+	}
+	if u, ok := r.users[access]; ok {
+		return u.SecretKey, nil
+	}
+	return "", errUnknownKey
+}
+
+// open opens a session, and says until when the client may believe in it.
+func (r *registry) open(role, name, doc string, life time.Duration) (*session, time.Time) {
+	raw := make([]byte, 128)
+	rand.Read(raw) //nolint:errcheck // never fails: it ends the program instead
+	s := &session{
+		access: "ASIA" + base32.StdEncoding.EncodeToString(raw[:10]),
+		secret: base64.StdEncoding.EncodeToString(raw[10:40]),
+		token:  base64.StdEncoding.EncodeToString(raw[40:]),
+		role:   role, name: name, policy: doc,
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	told, real := life, life
+	if r.told != 0 {
+		told = r.told
+	}
+	if r.real != 0 {
+		real = r.real
+	}
+	now := time.Now()
+	s.expires = now.Add(real)
+	r.sessions[s.access] = s
+	return s, now.Add(told)
+}
+
+// GetUserAccount implements auth.IAMService.
+func (r *registry) GetUserAccount(access string) (auth.Account, error) {
+	if p, ok := r.principal(access); ok {
+		return auth.Account{Access: access, Role: auth.RoleUser, Arn: p.arn, RoleArn: p.role, IsSession: p.role != ""}, nil
+	}
+	return r.IAMService.GetUserAccount(access)
+}
+
+// ResolvePrincipals implements auth.PrincipalResolver: which names of a bucket policy name nobody.
+func (r *registry) ResolvePrincipals(names []string) ([]string, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	known := map[string]bool{}
+	for _, u := range r.users {
+		known[u.ARN], known[account(u.ARN)], known["arn:aws:iam::"+account(u.ARN)+":root"] = true, true, true
+	}
+	for arn := range r.roles {
+		known[arn], known[account(arn)], known["arn:aws:iam::"+account(arn)+":root"] = true, true, true
+	}
+	for _, s := range r.sessions {
+		known[s.arn()] = true
+	}
+	var unknown []string
+	for _, n := range names {
+		if !known[n] {
+			unknown = append(unknown, n)
+		}
+	}
+	return unknown, nil
+}
+
+// DeriveSigningKey implements auth.SigningKeyProvider: the gateway's SigV4 check asks it, with the token.
+func (r *registry) DeriveSigningKey(access, token, date, region, service string) ([]byte, auth.Account, error) {
+	secret, err := r.secret(access, token)
+	switch {
+	case errors.Is(err, errExpiredToken):
+		return nil, auth.Account{}, s3err.APIError{Code: "ExpiredToken", Description: "The provided token has expired.", HTTPStatusCode: 400}
+	case errors.Is(err, errWrongToken):
+		return nil, auth.Account{}, auth.ErrInvalidSessionToken
+	case err != nil:
+		return nil, auth.Account{}, auth.ErrNoSuchUser
+	}
+	acc, err := r.GetUserAccount(access)
+	acc.SessionToken = token
+	return signingKey(secret, date, region, service), acc, err
+}
+
+func signingKey(secret, date, region, service string) []byte {
+	key := []byte("AWS4" + secret)
+	for _, s := range []string{date, region, service, "aws4_request"} {
+		key = mac(key, s)
+	}
+	return key
+}
+
+func mac(key []byte, s string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(s))
+	return h.Sum(nil)
+}
+
+// EvaluatePolicy implements auth.PolicyEvaluator: what the principal's own policies say. The gateway adds
+// the bucket's policy: there a deny wins, and one allow of the two is enough, which is right within an
+// account. Across accounts both must allow, so there an allow of ours counts as silence and a silence as
+// a deny.
+func (r *registry) EvaluatePolicy(access, _ string, actions []auth.Action, resources []string, cond map[string][]string) (auth.PolicyEvaluation, error) {
+	p, ok := r.principal(access)
+	if !ok {
+		return auth.PolicyEvaluation{}, auth.ErrNoSuchUser
+	}
+	identity := func(action, resource string) policy.Decision {
+		d := decide(p.policy, action, resource, cond)
+		if !r.foreign(p.arn, resource) || d == policy.DecisionDeny {
+			return d
+		}
+		if d == policy.DecisionAllow {
+			return policy.DecisionNoMatch
+		}
+		return policy.DecisionDeny
+	}
+	evaluation := auth.PolicyEvaluation{PrincipalArn: p.arn, HasSessionPolicy: p.sessionPolicy != ""}
+	fill(&evaluation.Decisions, matrix(actions, resources, identity))
+	if evaluation.HasSessionPolicy {
+		fill(&evaluation.SessionDecisions, matrix(actions, resources, func(action, resource string) policy.Decision {
+			return decide(p.sessionPolicy, action, resource, cond)
+		}))
+	}
+	return evaluation, nil
+}
+
+// foreign: the resource is in a bucket of another account than the principal's.
+func (r *registry) foreign(arn, resource string) bool {
+	bucket, _, _ := strings.Cut(strings.TrimPrefix(resource, "arn:aws:s3:::"), "/")
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	owner, known := r.owners[bucket]
+	return known && owner != account(arn)
+}
+
+// mayList: whether the principal's policies let it know which keys a bucket has.
+func (r *registry) mayList(p principal, bucket, key string) bool {
+	cond := map[string][]string{"s3:prefix": {key}}
+	arn := "arn:aws:s3:::" + bucket
+	return decide(p.policy, "s3:ListBucket", arn, cond) == policy.DecisionAllow &&
+		(p.sessionPolicy == "" || decide(p.sessionPolicy, "s3:ListBucket", arn, cond) == policy.DecisionAllow)
+}
+
+func decide(doc, action, resource string, cond map[string][]string) policy.Decision {
+	if doc == "" {
+		return policy.DecisionNoMatch
+	}
+	return policy.EvaluateIdentityPolicies([]types.PolicyEntry{{PolicyDocument: doc}},
+		policy.RequestContext{Action: action, Resource: resource, Condition: cond})
+}
+
+func matrix(actions []auth.Action, resources []string, f func(action, resource string) policy.Decision) [][]policy.Decision {
+	out := make([][]policy.Decision, len(resources))
+	for i, resource := range resources {
+		for _, a := range actions {
+			out[i] = append(out[i], f(string(a), resource))
+		}
+	}
+	return out
+}
+
+// fill copies decisions into the gateway's own unexported type, which inference can name and we cannot.
+// Both count 0 silence, 1 allow, 2 deny.
+func fill[T ~int](dst *[][]T, src [][]policy.Decision) {
+	*dst = make([][]T, len(src))
+	for i := range src {
+		for _, d := range src[i] {
+			(*dst)[i] = append((*dst)[i], T(d))
+		}
+	}
+}
+
+// trusts evaluates a trust policy. The statements whose principal is the caller are judged like an
+// identity policy, which is what they are once the principal is settled.
+func trusts(trust string, caller principal, cond map[string][]string) bool {
+	var doc policy.Document
+	if err := json.Unmarshal([]byte(trust), &doc); err != nil {
+		return false
+	}
+	type statement struct {
+		Effect    string
+		Action    any             `json:",omitempty"`
+		NotAction any             `json:",omitempty"`
+		Resource  string          `json:",omitempty"`
+		Condition json.RawMessage `json:",omitempty"`
+	}
+	applies := struct {
+		Version   string `json:",omitempty"`
+		Statement []statement
+	}{Version: doc.Version}
+	for _, s := range doc.Statement {
+		if !names(s.Principal, caller) {
+			continue
+		}
+		t := statement{Effect: s.Effect, Resource: "*"}
+		if len(s.Action) > 0 {
+			t.Action = s.Action
+		} else {
+			t.NotAction = s.NotAction
+		}
+		if raw, err := json.Marshal(s.Condition); err == nil && string(raw) != "null" {
+			t.Condition = raw
+		}
+		applies.Statement = append(applies.Statement, t)
+	}
+	if len(applies.Statement) == 0 {
+		return false
+	}
+	raw, err := json.Marshal(applies)
+	return err == nil && decide(string(raw), "sts:AssumeRole", "*", cond) == policy.DecisionAllow
+}
+
+// names: whether a Principal element names the caller, as itself, as its role or as its account.
+func names(element json.RawMessage, caller principal) bool {
+	var by map[string]policy.StringOrSlice
+	if json.Unmarshal(element, &by) != nil {
+		return false
+	}
+	id := account(caller.arn)
+	for _, name := range by["AWS"] {
+		switch name {
+		case "*", caller.arn, id, "arn:aws:iam::" + id + ":root":
+			return true
+		case caller.role:
+			return name != ""
+		}
+	}
+	return false
+}
