@@ -12,6 +12,7 @@ import (
 
 // DecodeStrict reads exactly one JSON value into v. It refuses what encoding/json lets pass: unknown
 // fields, a field given twice, a field in another case, invalid UTF-8, and anything after the value.
+// Names of fields, and keys of maps, are of a-z 0-9 _ only.
 func DecodeStrict(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
@@ -45,8 +46,10 @@ func uniqueKeys(data []byte) error {
 		}
 		top := len(open) - 1
 		if s, ok := t.(string); ok && top >= 0 && open[top].key {
-			if s != strings.ToLower(s) {
-				return fmt.Errorf("unknown field %.80q: field names are lower case", s)
+			// encoding/json matches names as Unicode folds them: also the Kelvin sign is a k, and the
+			// long s an s. So what is not plain is refused, before it can be a second spelling.
+			if !plainKey(s) {
+				return fmt.Errorf("unknown field %.80q: field names are of a-z 0-9 _", s)
 			}
 			if open[top].seen[s] {
 				return fmt.Errorf("field %.80q is given twice", s)
@@ -70,8 +73,14 @@ func uniqueKeys(data []byte) error {
 		}
 		open[top].key = open[top].seen != nil
 	}
-	if rest, _ := io.ReadAll(io.MultiReader(d.Buffered())); len(bytes.TrimSpace(rest)) > 0 || d.More() {
+	if rest := bytes.TrimLeft(data[d.InputOffset():], " \t\r\n"); len(rest) > 0 {
 		return errors.New("more than one JSON value")
 	}
 	return nil
+}
+
+func plainKey(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_'
+	})
 }

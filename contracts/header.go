@@ -1,6 +1,6 @@
 package contracts
 
-import "net/textproto"
+import "strings"
 
 // Header carries a trace across the queue. It has the methods of OpenTelemetry's TextMapCarrier and the
 // type of a NATS header, without importing either.
@@ -8,16 +8,26 @@ type Header map[string][]string
 
 // Get returns the first value of key, in any case.
 func (h Header) Get(key string) string {
-	for _, k := range []string{key, textproto.CanonicalMIMEHeaderKey(key)} {
-		if v := h[k]; len(v) > 0 {
+	if v := h[key]; len(v) > 0 {
+		return v[0]
+	}
+	for k, v := range h {
+		if strings.EqualFold(k, key) && len(v) > 0 {
 			return v[0]
 		}
 	}
 	return ""
 }
 
-// Set replaces the values of key.
-func (h Header) Set(key, value string) { h[key] = []string{value} }
+// Set replaces the values of key, in any case. NATS sends keys as they are spelled, and so does this.
+func (h Header) Set(key, value string) {
+	for k := range h {
+		if strings.EqualFold(k, key) {
+			delete(h, k)
+		}
+	}
+	h[key] = []string{value}
+}
 
 // Keys lists the keys, in no order.
 func (h Header) Keys() []string {

@@ -53,9 +53,13 @@ func TableFiles(tables []string, format Format) []string {
 	names := make([]string, len(tables))
 	used := make(map[string]bool, len(tables))
 	for i, t := range tables {
-		name := fileName(t)
+		plain := fileName(t)
+		name := plain
 		if used[fold(name)] || looksLikePart(name, taken) || len(name) > maxFileName {
-			name = hashed(name, t)
+			name = hashed(plain, t)
+		}
+		for n := 2; used[fold(name)]; n++ { // 32 bits of a digest are no proof
+			name = hashed(plain, t+"\x00"+strconv.Itoa(n))
 		}
 		used[fold(name)] = true
 		names[i] = name + "." + string(format)
@@ -90,7 +94,8 @@ func AttachmentFile(id, filename string) string {
 		}
 		return cut(name, limit-9-len(ext)) + "~" + digest(s) + ext
 	}
-	return clean(id, "_", 120) + "/" + clean(filename, "unnamed", 180)
+	// No other id becomes "no~id": a tilde is written %7E.
+	return clean(id, "no~id", 120) + "/" + clean(filename, "unnamed", 180)
 }
 
 // fileName writes s so that it is one segment of a path on any system: no separator, no control or
@@ -116,13 +121,15 @@ func fileName(s string) string {
 	return b.String()
 }
 
+// looksLikePart reports whether [PartFile] could make name out of another table's, whatever the case.
 func looksLikePart(name string, taken map[string]bool) bool {
+	name = fold(name)
 	i := strings.LastIndex(name, "_part")
 	if i < 0 {
 		return false
 	}
 	_, err := strconv.ParseUint(name[i+len("_part"):], 10, 32)
-	return err == nil && taken[fold(name[:i])]
+	return err == nil && taken[name[:i]]
 }
 
 func hashed(name, original string) string { return cut(name, maxFileName-9) + "~" + digest(original) }

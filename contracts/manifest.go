@@ -3,6 +3,7 @@ package contracts
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -134,13 +135,27 @@ type Producer struct {
 	Version string `json:"version"`
 }
 
-// Encode writes the manifest as it stands in the bucket: indented, ending in a newline.
+// Encode writes the manifest as it stands in the bucket: indented, ending in a newline. A list without
+// entries is written [], not null.
 func (m Manifest) Encode() ([]byte, error) {
+	m.Tables = slices.Clone(m.Tables)
+	for i := range m.Tables { // a table may have no columns
+		m.Tables[i].Columns = orEmpty(m.Tables[i].Columns)
+	}
+	m.Tables, m.Attachments, m.Gaps = orEmpty(m.Tables), orEmpty(m.Attachments), orEmpty(m.Gaps)
+	m.Volumes, m.Files = orEmpty(m.Volumes), orEmpty(m.Files)
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest: %w", err)
 	}
 	return append(b, '\n'), nil
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // DecodeManifest reads a manifest of this version. Unknown fields are allowed: a customer's old

@@ -19,7 +19,7 @@ type Archive struct {
 
 // Member is one file of a snapshot, not yet written anywhere.
 type Member struct {
-	// Name is the path inside the .tar, safe for every extractor; see [TableFile] and [AttachmentFile].
+	// Name is the path inside the .tar, safe for every extractor; see [TableFiles] and [AttachmentFile].
 	Name string
 	// Of is what the file holds: a table's name, or an attachment's id.
 	Of string

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"regexp"
 	"time"
 )
 
@@ -70,6 +72,8 @@ func (r Request) Validate() error {
 		return Reject(InvalidRequest, "only %.80q is neither %q nor %q", r.Only, Tables, Attachments)
 	case r.RequestedAt.IsZero():
 		return Reject(InvalidRequest, "requested_at is missing")
+	case r.RequestedAt.Year() < 2000 || r.RequestedAt.Year() > 2999:
+		return Reject(InvalidRequest, "requested_at is in the year %d", r.RequestedAt.Year())
 	}
 	return nil
 }
@@ -81,8 +85,40 @@ func DecodeRequest(data []byte) (Request, error) {
 	if len(data) > MaxRequestBytes {
 		return r, Reject(RequestTooLarge, "%d bytes, the limit is %d", len(data), MaxRequestBytes)
 	}
-	if err := DecodeStrict(data, &r); err != nil {
+	wire := struct {
+		*Request
+		RequestedAt instant `json:"requested_at"`
+	}{Request: &r}
+	if err := DecodeStrict(data, &wire); err != nil {
+		// A request of a later version probably has fields that this one lacks: what is wrong
+		// with it is its version.
+		var head struct {
+			Version int `json:"version"`
+		}
+		if json.Unmarshal(data, &head) == nil && head.Version > RequestVersion {
+			return r, Reject(UnsupportedVersion, "version is %d, this fleet reads %d", head.Version, RequestVersion)
+		}
 		return r, &Rejection{Code: InvalidRequest, Err: err}
 	}
+	r.RequestedAt = wire.RequestedAt.Time
 	return r, r.Validate()
+}
+
+// instant reads RFC 3339 to the letter. time.Time is lenient: it reads the zone +24:00, for one, which it
+// then refuses to write.
+type instant struct{ time.Time }
+
+var rfc3339 = regexp.MustCompile(`^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`)
+
+func (i *instant) UnmarshalJSON(data []byte) error {
+	var s *string
+	if err := json.Unmarshal(data, &s); err != nil || s == nil {
+		return err
+	}
+	if !rfc3339.MatchString(*s) {
+		return fmt.Errorf("requested_at %.80q is not RFC 3339, 2026-03-31T14:30:22Z", *s)
+	}
+	t, err := time.Parse(time.RFC3339, *s)
+	i.Time = t
+	return err
 }

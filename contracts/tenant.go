@@ -87,7 +87,7 @@ var (
 	regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,31}$`)
 	roleARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::([0-9]{12}):role/[A-Za-z0-9+=,.@_/-]{1,576}$`)
 	accountID  = regexp.MustCompile(`^[0-9]{12}$`)
-	externalID = regexp.MustCompile(`^[A-Za-z0-9+=,.@:/-]{22,1224}$`)
+	externalID = regexp.MustCompile(`^[A-Za-z0-9+=,.@:/-]{22,}$`) // and at most 1224
 	kmsKeyARN  = regexp.MustCompile(`^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]+$`)
 )
 
@@ -145,7 +145,7 @@ func (t Tenant) Validate() error {
 		return bad("region", d.Region, "an AWS region such as us-west-2")
 	case !roleARN.MatchString(d.RoleARN):
 		return bad("role ARN", d.RoleARN, "arn:aws:iam::<12-digit account>:role/<name>")
-	case !externalID.MatchString(d.ExternalID):
+	case !externalID.MatchString(d.ExternalID) || len(d.ExternalID) > 1224:
 		return &Rejection{Code: InvalidTenant, Err: fmt.Errorf("tenant %.80q: the external ID is not 22 to 1224 of A-Z a-z 0-9 + = , . @ : / -", t.Name)}
 	case d.Owner != "" && !accountID.MatchString(d.Owner):
 		return bad("owner", d.Owner, "a 12-digit account")
@@ -165,7 +165,7 @@ func (t Tenant) Validate() error {
 
 func validEndpoint(s string) bool {
 	u, err := url.Parse(s)
-	if err != nil || u.User != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+	if err != nil || u.User != nil || u.Hostname() == "" || strings.ContainsAny(s, "?#") || strings.Trim(u.Path, "/") != "" {
 		return false
 	}
 	host := u.Hostname()
