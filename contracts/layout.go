@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -98,10 +99,15 @@ func AttachmentFile(id, filename string) string {
 	return clean(id, "no~id", 120) + "/" + clean(filename, "unnamed", 180)
 }
 
+// device matches names that Windows keeps for devices, whatever their extension.
+var device = regexp.MustCompile(`(?i)^(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$)`)
+
 // fileName writes s so that it is one segment of a path on any system: no separator, no control or
-// invisible formatting character, no leading or trailing dot or space, nothing invalid, and injective.
+// invisible formatting character, no leading or trailing dot or space, no device, nothing invalid, and
+// injective.
 func fileName(s string) string {
 	var b strings.Builder
+	isDevice := device.MatchString(s)
 	for i, r := range s {
 		edge := i == 0 || i+utf8.RuneLen(r) == len(s)
 		_, n := utf8.DecodeRuneInString(s[i:])
@@ -110,7 +116,7 @@ func fileName(s string) string {
 			strings.ContainsRune(`/\%:*?"<>|~`, r),
 			unicode.IsControl(r), unicode.Is(unicode.Cf, r), unicode.Is(unicode.Zl, r), unicode.Is(unicode.Zp, r),
 			edge && (r == '.' || unicode.IsSpace(r)),
-			i == 0 && r == '-':
+			i == 0 && (r == '-' || isDevice):
 			for _, c := range []byte(s[i : i+n]) {
 				fmt.Fprintf(&b, "%%%02X", c)
 			}

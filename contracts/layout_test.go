@@ -33,6 +33,7 @@ func TestTableFiles(t *testing.T) {
 		"invisible":             {[]string{"a\u200bb", "a\u202egnp", "a\u2028b", "\ufeffa"}, []string{"a%E2%80%8Bb.csv.gz", "a%E2%80%AEgnp.csv.gz", "a%E2%80%A8b.csv.gz", "%EF%BB%BFa.csv.gz"}},
 		"spaces at the ends":    {[]string{" a", "a ", "\u00a0"}, []string{"%20a.csv.gz", "a%20.csv.gz", "%C2%A0.csv.gz"}},
 		"option":                {[]string{"-rf", "--help"}, []string{"%2Drf.csv.gz", "%2D-help.csv.gz"}},
+		"devices":               {[]string{"con", "Aux", "com1", "com10", "console", "nul.x"}, []string{"%63on.csv.gz", "%41ux.csv.gz", "%63om1.csv.gz", "com10.csv.gz", "console.csv.gz", "%6Eul.x.csv.gz"}},
 		"home":                  {[]string{"~", "a~b"}, []string{"%7E.csv.gz", "a%7Eb.csv.gz"}},
 		"not UTF-8":             {[]string{"a\xff", "a\ufffd"}, []string{"a%FF.csv.gz", "a\ufffd.csv.gz"}},
 		"part of another":       {[]string{"runs", "runs_part1", "runs_PART2", "Runs_part10"}, []string{"runs.csv.gz", "^runs_part1" + hash, "^runs_PART2" + hash, "^Runs_part10" + hash}},
@@ -94,7 +95,7 @@ func checkTableFiles(t *testing.T, tables []string) {
 	if !slices.Equal(names, contracts.TableFiles(tables, contracts.CSV)) {
 		t.Fatalf("%q: another name the second time", tables)
 	}
-	plain := regexp.MustCompile(`^[a-z][a-z0-9_]{0,60}$`)
+	plain := regexp.MustCompile(`^[a-z][a-z0-9_]{3,60}[a-z_]$`) // and so no device
 	seen := map[string]string{}
 	for i, name := range names {
 		if only := len(tables) == 1; only && plain.MatchString(tables[0]) && name != tables[0]+".csv.gz" {
@@ -176,6 +177,7 @@ func TestAttachmentFile(t *testing.T) {
 		{"1", "gnp.\u202eexe", "1/gnp.%E2%80%AEexe"},
 		{"", "x", "no~id/x"},
 		{"-", "-rf", "%2D/%2Drf"},
+		{"nul", "CON.pdf", "%6Eul/%43ON.pdf"},
 	} {
 		if got := contracts.AttachmentFile(c.id, c.filename); got != c.want {
 			t.Errorf("%q, %q is %q, want %q", c.id, c.filename, got, c.want)
