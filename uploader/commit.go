@@ -1,0 +1,177 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// completing is how many volumes are completed at once.
+const completing = 4
+
+// Commit makes the delivery visible: every volume, and then, when all of them have been seen with their
+// size and checksum, manifest.json. It may be repeated, by any worker, at any time, also while another
+// still tries: it does what is left to do. Success runs the same code as recovery.
+//
+// It returns [ErrUploadLost] when an upload is gone and its object is not there, a [contracts.Rejection]
+// of DestinationTaken when somebody else's object has one of our names.
+func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (err error) {
+	ctx, span := start(ctx, "commit", a)
+	defer func() { endSpan(span, err) }()
+	m, err := contracts.DecodeManifest(r.Manifest)
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job || m.Attempt != r.Attempt {
+		return fmt.Errorf("commit: the receipt is of %s/%s, attempt %s, not of %s, attempt %s", m.Tenant, m.Job, m.Attempt, a.Prefix(), r.Attempt)
+	}
+	s, err := u.open(ctx, a)
+	if err != nil {
+		return err
+	}
+	c := commit{store: s, attempt: a, receipt: r}
+
+	if err := c.volumes(ctx, c.complete); err != nil {
+		return err
+	}
+	// From here on every volume has been visible once. Somebody may have touched one since.
+	if err := c.volumes(ctx, c.verify); err != nil {
+		return err
+	}
+	if err := c.sweep(ctx); err != nil {
+		return err
+	}
+	err = s.write(ctx, contracts.ManifestName, r.Manifest)
+	if errors.Is(err, errTaken) {
+		err = c.sameManifest(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("write the manifest: %w", err)
+	}
+	// From here on the delivery is whole, for everybody and for ever.
+	return nil
+}
+
+// commit is one call of Commit.
+type commit struct {
+	store   store
+	attempt contracts.Attempt
+	receipt contracts.Receipt
+}
+
+func (c commit) volumes(ctx context.Context, do func(context.Context, contracts.Upload) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(completing)
+	for _, up := range c.receipt.Uploads {
+		g.Go(func() error { return do(ctx, up) })
+	}
+	return g.Wait()
+}
+
+// complete makes one volume visible, or finds that it is.
+func (c commit) complete(ctx context.Context, u contracts.Upload) error {
+	err := c.store.complete(ctx, u, "")
+	if err == nil {
+		return nil
+	}
+	gone := errors.Is(err, errGone)
+	if !gone && !errors.Is(err, errTaken) {
+		return fmt.Errorf("complete %s: %w", u.Name, err)
+	}
+	found, err := c.store.stat(ctx, u.Name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look at %s: %w", u.Name, err)
+	case found == nil && gone:
+		return fmt.Errorf("complete %s: %w", u.Name, ErrUploadLost)
+	case found == nil: // it is being taken away under our eyes; the upload is still there
+		return fmt.Errorf("complete %s: an object of that name was there and is gone", u.Name)
+	case c.same(found, u): // an earlier call took effect, and its answer was lost
+		return nil
+	case found.job != c.attempt.Prefix():
+		return taken(c.attempt, u.Name)
+	}
+	// An attempt of this job that then lost another of its volumes left this one: it never was part of a
+	// delivery, unless there is a manifest. It is replaced exactly as we have seen it, or not at all.
+	manifest, err := c.store.read(ctx, contracts.ManifestName)
+	if err != nil {
+		return fmt.Errorf("look for a manifest: %w", err)
+	}
+	if manifest != nil {
+		return taken(c.attempt, contracts.ManifestName)
+	}
+	err = c.store.complete(ctx, u, found.tag)
+	if errors.Is(err, errGone) || errors.Is(err, errTaken) { // our own lost answer, or none of ours
+		return c.verify(ctx, u)
+	}
+	return err
+}
+
+// verify looks at a volume that was completed.
+func (c commit) verify(ctx context.Context, u contracts.Upload) error {
+	found, err := c.store.stat(ctx, u.Name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("verify %s: %w", u.Name, err)
+	case found == nil:
+		return fmt.Errorf("verify %s: %w", u.Name, ErrUploadLost)
+	case c.same(found, u):
+		return nil
+	case found.job == c.attempt.Prefix() && found.attempt != c.receipt.Attempt:
+		return fmt.Errorf("verify %s: it is attempt %s's: %w", u.Name, found.attempt, ErrUploadLost)
+	}
+	return taken(c.attempt, u.Name)
+}
+
+// same reports whether found is what u became.
+func (c commit) same(found *stored, u contracts.Upload) bool {
+	return found.size == u.Size && (found.crc == "" || found.crc == u.CRC64NVME) &&
+		(found.mute || found.job == c.attempt.Prefix() && found.attempt == c.receipt.Attempt)
+}
+
+// sweep removes volumes that a lost attempt of this job left under names that we do not use. The folder
+// of a delivery holds what the manifest names, and what other people put there.
+func (c commit) sweep(ctx context.Context) error {
+	names, err := c.store.list(ctx)
+	if err != nil {
+		return fmt.Errorf("list the folder: %w", err)
+	}
+	for _, name := range names {
+		mine := name == contracts.ManifestName || slices.ContainsFunc(c.receipt.Uploads,
+			func(u contracts.Upload) bool { return u.Name == name })
+		if mine {
+			continue
+		}
+		found, err := c.store.stat(ctx, name)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", name, err)
+		}
+		if found == nil || found.job != c.attempt.Prefix() {
+			continue
+		}
+		if err := c.store.remove(ctx, name); err != nil {
+			return fmt.Errorf("remove %s, which attempt %s left: %w", name, found.attempt, err)
+		}
+	}
+	return nil
+}
+
+// sameManifest is asked when there is a manifest already.
+func (c commit) sameManifest(ctx context.Context) error {
+	there, err := c.store.read(ctx, contracts.ManifestName)
+	switch {
+	case err != nil:
+		return err
+	case there == nil:
+		return errors.New("it was there a moment ago and is gone")
+	case !bytes.Equal(there, c.receipt.Manifest):
+		return taken(c.attempt, contracts.ManifestName)
+	}
+	return nil
+}
