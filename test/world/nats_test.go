@@ -1,0 +1,67 @@
+package world_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/snapfleet/snapfleet/test/world"
+)
+
+func TestNATSLives(t *testing.T) {
+	t.Parallel()
+	n, err := world.StartNATS(t.TempDir(), world.WithMonitoring())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Stop()
+	// Nobody tells when a client is back, but the client.
+	back := make(chan struct{}, 1)
+	nc, err := nats.Connect(n.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s.1", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	url := n.URL()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := n.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n.URL() != url {
+		t.Errorf("moved from %s to %s", url, n.URL())
+	}
+	<-back
+	s, err := js.Stream(ctx, "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := s.GetLastMsgForSubject(ctx, "s.1"); err != nil || string(msg.Data) != "kept" {
+		t.Errorf("after the restart: %v, %v", msg, err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get(n.MonitoringURL() + "/jsz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("monitoring answered %s", r.Status)
+	}
+	n.Stop()
+}
