@@ -1,0 +1,71 @@
+# `make` alone lists the targets. Nothing here needs more than Go, make and a POSIX shell; what the tests
+# need besides, test/install.sh installs.
+
+# Empty without a tag; the binary then says which commit it was built from.
+VERSION ?= $(patsubst v%,%,$(shell git describe --tags --dirty 2>/dev/null))
+GO      ?= go
+
+# Tools are run at these versions, and never installed.
+GOFUMPT       = mvdan.cc/gofumpt@v0.12.0
+STATICCHECK   = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Two packages at a time: many of them start servers of their own.
+TESTFLAGS ?= -race -timeout 15m -p 2
+PKG       ?= ./...
+FUZZTIME  ?= 10s
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## See it work: the whole system on this machine. Your data: make demo DATABASE_URL=... SCHEMA=...
+	$(GO) build -o bin/demo ./cmd/demo
+	@./bin/demo
+
+.PHONY: test
+test: ## Run every test, with the race detector, against real servers. One package: make test PKG=./uploader
+	@test/install.sh
+	$(GO) test $(TESTFLAGS) $(PKG)
+
+.PHONY: build
+build: ## Build bin/snapfleet.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/snapfleet ./cmd/snapfleet
+
+.PHONY: lint
+lint: ## Check formatting, vet, staticcheck, and who may import whom.
+	@bad=$$($(GO) run $(GOFUMPT) -l .); if [ -n "$$bad" ]; then echo "not formatted, see make format:"; echo "$$bad"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(GOLANGCI_LINT) run ./...
+
+.PHONY: format
+format: ## Format every file.
+	$(GO) run $(GOFUMPT) -w .
+
+.PHONY: generate
+generate: ## Write again what is generated: the pages that are made from the source.
+	$(GO) test ./contracts -run '^TestCustomerPage$$' -update
+
+.PHONY: fuzz
+fuzz: ## Run every fuzzer for a short time. Longer: make fuzz FUZZTIME=10m
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -ho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+			echo "$$dir $$f"; $(GO) test $$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME); \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Run every benchmark.
+	@test/install.sh
+	$(GO) test -run '^$$' -bench . -benchmem -p 1 $(PKG)
+
+.PHONY: completion
+completion: build ## Print how to complete snapfleet's commands with the tabulator key.
+	@echo "bash:  source <($(CURDIR)/bin/snapfleet completion bash)"
+	@echo "zsh:   source <($(CURDIR)/bin/snapfleet completion zsh)"
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf bin
