@@ -362,7 +362,7 @@ func configTable(model *kong.Application) string {
 				group = f.Group.Title
 				fmt.Fprintf(&b, "| **%s** | | | |\n", group)
 			}
-			fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s |\n", flagTerm(f), strings.Join(f.Envs, " "), code(f.Default), cell(f.Help))
+			fmt.Fprintf(&b, "| %s | `%s` | %s | %s |\n", code(flagTerm(f)), strings.Join(f.Envs, " "), code(f.Default), cell(f.Help))
 		}
 	}
 	return b.String()

@@ -159,6 +159,7 @@ func (l *lines) end(bool) {
 // bars is the view for people.
 type bars struct {
 	container *mpb.Progress
+	head      *mpb.Bar
 	width     int
 	shown     map[string]*mpb.Bar // by name, from when there is something to show
 
@@ -174,7 +175,7 @@ type bars struct {
 func newBars(w io.Writer, title string, width int) *bars {
 	b := &bars{title: title, width: width, shown: map[string]*mpb.Bar{}}
 	b.container = mpb.New(mpb.WithOutput(w), mpb.WithWidth(min(40, width/3)), mpb.WithRefreshRate(120*time.Millisecond), mpb.WithAutoRefresh())
-	b.container.New(1, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.PrependDecorators(b.reads(b.headline)))
+	b.head = b.container.New(1, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.PrependDecorators(b.reads(b.headline)))
 	return b
 }
 
@@ -213,11 +214,8 @@ func (b *bars) fill(name string, current, total int64, words func() string) {
 			mpb.AppendDecorators(decor.Name("  "), b.reads(words)))
 		b.shown[name] = bar
 	}
-	bar.SetTotal(max(total, current)+1, false)
+	bar.SetTotal(max(total, current), false)
 	bar.SetCurrent(current)
-	if total > 0 && current >= total {
-		bar.SetCurrent(total + 1)
-	}
 }
 
 // reads is a decorator over the view's own state.
@@ -254,5 +252,9 @@ func (b *bars) end(ok bool) {
 	}
 	b.ended, b.ok = true, ok
 	b.mu.Unlock()
-	b.container.Shutdown()
+	b.head.Abort(false)
+	for _, bar := range b.shown {
+		bar.Abort(false)
+	}
+	b.container.Wait()
 }
