@@ -2,6 +2,4 @@ package world
 
 import "syscall"
 
-// dieWithParent makes the child end when we do, however we end: SIGQUIT makes a postmaster take its
-// backends along.
-func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGQUIT }
+func dieWithParent(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeathsig = sig }

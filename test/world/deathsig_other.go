@@ -5,4 +5,4 @@ package world
 import "syscall"
 
 // dieWithParent: only Linux can.
-func dieWithParent(*syscall.SysProcAttr) {}
+func dieWithParent(*syscall.SysProcAttr, syscall.Signal) {}

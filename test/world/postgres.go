@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,24 +39,6 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	log  *tail
-}
-
-// start starts the process from a thread that lives as long as it does: the kernel sends the signal of a
-// dying parent when the thread ends that was the parent.
-func (p *process) start() error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		p.cmd.Wait() //nolint:errcheck // how it ended is in its log
-		close(p.done)
-	}()
-	return <-started
 }
 
 // Option changes how [StartPostgres] starts.
@@ -189,7 +170,6 @@ func (p *Postgres) command(ctx context.Context, program string, args ...string) 
 	// Not the caller's PG* settings, and a known language of messages.
 	cmd.Env = []string{"PATH=" + p.bin + ":/usr/bin:/bin", "LC_ALL=C", "HOME=" + p.dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user, Setpgid: true}
-	dieWithParent(cmd.SysProcAttr)
 	return cmd
 }
 
@@ -202,14 +182,18 @@ func (p *Postgres) start(ctx context.Context) error {
 	proc := &process{cmd: p.command(context.WithoutCancel(ctx), "postgres", args...), done: make(chan struct{}), log: &tail{}}
 	proc.cmd.Stdout, proc.cmd.Stderr = proc.log, proc.log
 	proc.cmd.WaitDelay = time.Second
-	if err := proc.start(); err != nil {
+	ended, err := Spawn(proc.cmd, syscall.SIGQUIT) // which makes a postmaster take its backends along
+	if err != nil {
 		return err
 	}
+	go func() {
+		<-ended // why is in its log
+		close(proc.done)
+	}()
 	p.mu.Lock()
 	p.proc = proc
 	p.mu.Unlock()
-	err := p.await(ctx, proc)
-	if err != nil {
+	if err = p.await(ctx, proc); err != nil {
 		p.end(Immediate) //nolint:errcheck // err says more
 	}
 	return err
