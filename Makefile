@@ -1,8 +1,8 @@
 # `make` alone lists the targets. Nothing here needs more than Go, make and a POSIX shell; what the tests
 # need besides, test/install.sh installs.
 
-# Empty without a tag; the binary then says which commit it was built from.
-VERSION ?= $(patsubst v%,%,$(shell git describe --tags --dirty 2>/dev/null))
+# The last tag, and what came after it; without a tag, the commit.
+VERSION ?= $(patsubst v%,%,$(shell git describe --tags --dirty 2>/dev/null || echo 0.0.0-$$(git rev-parse --short=12 HEAD)))
 GO      ?= go
 
 # Tools are run at these versions, and never installed.
