@@ -24,19 +24,19 @@ type lease struct {
 	beats  sync.WaitGroup
 	end    chan struct{}
 
-	swapping sync.Mutex // held during a swap; guards rec and rev
-	rec      record
-	rev      uint64
+	turn chan struct{} // holds a token during a swap: one at a time, and whoever waits can be cancelled
 
-	reporting sync.Mutex // guards the fields below; never held across the network
-	progress  contracts.Progress
-	moved     time.Time
-	attempt   context.CancelCauseFunc // ends the attempt and not the hold; nil while there is none
+	mu       sync.Mutex // guards the fields below; never held across the network
+	rec      record     // changed only by who has the turn
+	rev      uint64
+	progress contracts.Progress
+	moved    time.Time
+	attempt  context.CancelCauseFunc // ends the attempt and not the hold; nil while there is none
 }
 
 // hold starts the heartbeat of a record that this worker has just written; began is when that write started.
 func hold(ctx context.Context, s records, key string, m message, cfg Config, r record, rev uint64, began time.Time) *lease {
-	l := &lease{records: s, key: key, msg: m, cfg: cfg, rec: r, rev: rev, end: make(chan struct{}), moved: time.Now()}
+	l := &lease{records: s, key: key, msg: m, cfg: cfg, rec: r, rev: rev, end: make(chan struct{}), turn: make(chan struct{}, 1), moved: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.fence = time.AfterFunc(cfg.Fence-time.Since(began), func() {
 		l.cancel(fmt.Errorf("%w: no heartbeat within %v", ErrLeaseLost, cfg.Fence))
@@ -60,16 +60,16 @@ func (l *lease) rest() {
 // somebody wants it cancelled. The hold outlives it, so that what the attempt left can be cleaned up.
 func (l *lease) begin() (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(l.ctx)
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.attempt, l.moved = cancel, time.Now()
 	return ctx, cancel
 }
 
 // interrupt ends the attempt, if there is one.
 func (l *lease) interrupt(cause error) {
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.attempt != nil {
 		l.attempt(cause)
 	}
@@ -101,16 +101,19 @@ func (l *lease) beat() {
 // update changes the record by compare-and-swap, as this worker's next write. A change that an operator made
 // in between (the wish to cancel) is taken over; anything else means that the hold is lost, and cancels it.
 func (l *lease) update(ctx context.Context, change func(*record)) error {
-	l.swapping.Lock()
-	defer l.swapping.Unlock()
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	for {
-		next := l.rec
-		next.Progress = l.report()
+		was, rev, next := l.next()
 		change(&next)
 		began := time.Now()
-		rev, err := l.records.swap(ctx, l.key, next, l.rev)
+		written, err := l.records.swap(ctx, l.key, next, rev)
 		if err == nil {
-			l.rec, l.rev = next, rev
+			l.set(next, written)
 			l.fence.Reset(l.cfg.Fence - time.Since(began))
 			return nil
 		}
@@ -118,22 +121,38 @@ func (l *lease) update(ctx context.Context, change func(*record)) error {
 			return because(l.ctx, err)
 		}
 		now, at, readErr := l.records.get(ctx, l.key)
-		if readErr != nil || now.Owner != l.rec.Owner || now.Epoch != l.rec.Epoch || at <= l.rev {
+		if readErr != nil || now.Owner != was.Owner || now.Epoch != was.Epoch || at <= rev {
 			err = fmt.Errorf("%w: %w", ErrLeaseLost, err)
 			l.cancel(err)
 			return err
 		}
-		l.rec.Cancel, l.rev = now.Cancel, at
-		if now.Cancel && l.rec.State == running {
+		was.Cancel = now.Cancel
+		l.set(was, at)
+		if now.Cancel && was.State == running {
 			l.interrupt(errCancelled)
 		}
 	}
 }
 
+// next is the record as it was last written, and a copy with the present progress.
+func (l *lease) next() (was record, rev uint64, next record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next = l.rec
+	next.Progress = l.progress
+	return l.rec, l.rev, next
+}
+
+func (l *lease) set(r record, rev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec, l.rev = r, rev
+}
+
 // record is the record as this worker last wrote it.
 func (l *lease) record() record {
-	l.swapping.Lock()
-	defer l.swapping.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.rec
 }
 
@@ -146,8 +165,8 @@ func (l *lease) Upload(ctx context.Context, u contracts.Upload) error {
 
 // Progress implements [Journal].
 func (l *lease) Progress(change func(*contracts.Progress)) {
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	before := l.progress
 	change(&l.progress)
 	if l.progress != before {
@@ -155,18 +174,9 @@ func (l *lease) Progress(change func(*contracts.Progress)) {
 	}
 }
 
-func (l *lease) report() contracts.Progress {
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
-	return l.progress
-}
-
 // stalled reports whether an attempt's report has stood still for too long. A commit reports nothing.
 func (l *lease) stalled() bool {
-	if l.record().State != running {
-		return false
-	}
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
-	return time.Since(l.moved) > l.cfg.Stall
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rec.State == running && time.Since(l.moved) > l.cfg.Stall
 }
