@@ -5,7 +5,7 @@ import "time"
 // OutcomeVersion is the only version of [Outcome] that this build writes.
 const OutcomeVersion = 1
 
-// Outcome is how a job ended. There is exactly one for each job, on [OutcomeSubject], for ever.
+// Outcome is how a job ended. There is exactly one for each job, on [OutcomeSubject], and it never changes.
 type Outcome struct {
 	Version int         `json:"version"`
 	Tenant  string      `json:"tenant"`
