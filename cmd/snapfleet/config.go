@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 	"github.com/snapfleet/snapfleet/exporter"
@@ -64,11 +65,35 @@ func (f natsFlags) connect(name string) (*nats.Conn, error) {
 	}
 	nc, err := consumer.Connect(f.NATSURL, opts...)
 	if err != nil {
-		return nil, explain(fmt.Errorf("connect to NATS at %s: %w: %w", redact(f.NATSURL), errUnreachable, err),
+		return nil, explain(exitUnreachable, fmt.Errorf("%s: %w", redact(f.NATSURL), err),
 			"no NATS server listens there, or it refuses these credentials",
 			"check --nats-url (SNAPFLEET_NATS_URL), --nats-creds and --nats-ca")
 	}
 	return nc, nil
+}
+
+// jetStream dials, too.
+func (f natsFlags) jetStream(name string) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := f.connect(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return nc, js, nil
+}
+
+// notSetUp explains what is missing on a server that nobody has set up.
+func notSetUp(err error) error {
+	for _, missing := range []error{jetstream.ErrBucketNotFound, jetstream.ErrStreamNotFound, jetstream.ErrConsumerNotFound} {
+		if errors.Is(err, missing) {
+			return explain(0, err, "this NATS account holds nothing of snapfleet, or not all of it", "run `snapfleet setup`, or check --nats-url and --nats-creds")
+		}
+	}
+	return err
 }
 
 // databaseFlags say which PostgreSQL is read.
@@ -89,7 +114,7 @@ func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 	if why == nil {
 		why = errors.New("not a postgres:// URL or a key=value string")
 	}
-	return nil, explain(fmt.Errorf("%w: --database-url or the PG* variables: %s", errUsage, redact(why.Error())),
+	return nil, explain(exitUsage, fmt.Errorf("--database-url or the PG* variables: %s", redact(why.Error())),
 		"the connection string cannot be parsed",
 		"write it as postgres://user:password@host:5432/database?sslmode=verify-full")
 }
@@ -119,7 +144,7 @@ func (f readFlags) config() (exporter.Config, error) {
 		c.Attachments.Sources = append(c.Attachments.Sources, exporter.Source(s))
 	}
 	if err := c.Validate(); err != nil {
-		return c, fmt.Errorf("%w: %w", errUsage, err)
+		return c, usagef("%w", err)
 	}
 	return c, nil
 }
@@ -199,10 +224,10 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 // no job given.
 func checkNames(tenant, job string) error {
 	if !contracts.ValidTenant(tenant) {
-		return fmt.Errorf("%w: tenant %.80q is not 1 to 63 of A-Z a-z 0-9 _ -, starting with a letter or digit", errUsage, tenant)
+		return usagef("tenant %.80q is not 1 to 63 of A-Z a-z 0-9 _ -, starting with a letter or digit", tenant)
 	}
 	if job != "" && !contracts.ValidJob(job) {
-		return fmt.Errorf("%w: job %.80q is not 1 to 64 of A-Z a-z 0-9 _ -", errUsage, job)
+		return usagef("job %.80q is not 1 to 64 of A-Z a-z 0-9 _ -", job)
 	}
 	return nil
 }

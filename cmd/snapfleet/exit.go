@@ -41,35 +41,48 @@ var exitMeaning = map[int]string{
 	exitInterrupted: "interrupted by SIGINT or SIGTERM",
 }
 
-// Errors whose exit code is not in their type.
 var (
 	errInterrupted = errors.New("interrupted")
-	errUsage       = errors.New("usage")
-	errUnproven    = errors.New("the delivery is not what its manifest says")
-	errNoDelivery  = errors.New("no such delivery")
-	errJobFailed   = errors.New("the job ended without a delivery")
-	errUnreachable = errors.New("unreachable")
+	// errTold is for an error that the verb has already explained to the person.
+	errTold = errors.New("told")
 )
+
+// failure is an error that knows how the process ends, and what a person can do about it.
+type failure struct {
+	code       int // 0: what the error itself means
+	err        error
+	cause, fix string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// explain gives err an exit code, or 0, and a cause and a fix to print below it.
+func explain(code int, err error, cause, fix string) error {
+	return &failure{code: code, err: err, cause: cause, fix: fix}
+}
+
+// usagef is for flags and arguments that cannot be meant.
+func usagef(format string, args ...any) error {
+	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
 
 // exitCode is the one place where an error becomes a number.
 func exitCode(ctx context.Context, err error) int {
 	rejection, rejected := contracts.AsRejection(err)
+	known, ok := errors.AsType[*failure](err)
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.Is(context.Cause(ctx), errInterrupted), errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.Is(err, errUsage):
-		return exitUsage
-	case errors.Is(err, errJobFailed):
-		return exitJobFailed
-	case errors.Is(err, errUnproven):
-		return exitUnproven
-	case errors.Is(err, consumer.ErrNoJob), errors.Is(err, errNoDelivery), rejected && rejection.Code == contracts.UnknownTenant:
+	case ok && known.code != 0:
+		return known.code
+	case errors.Is(err, consumer.ErrNoJob), rejected && rejection.Code == contracts.UnknownTenant:
 		return exitNotFound
 	case rejected, errors.Is(err, consumer.ErrTooLate):
 		return exitRejected
-	case errors.Is(err, errUnreachable), unreachable(err):
+	case unreachable(err):
 		return exitUnreachable
 	default:
 		return exitFailed
@@ -88,20 +101,6 @@ func unreachable(err error) bool {
 		errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.ETIMEDOUT)
 }
 
-// explained is an error that knows what a person can do about it.
-type explained struct {
-	err        error
-	cause, fix string
-}
-
-func (e *explained) Error() string { return e.err.Error() }
-func (e *explained) Unwrap() error { return e.err }
-
-// explain attaches a cause and a fix to err, for printing.
-func explain(err error, cause, fix string) error {
-	return &explained{err: err, cause: cause, fix: fix}
-}
-
 // printError tells a person what happened, what usually is behind it, and what to do. It is the last
 // gate before a terminal or a log collector, so it redacts, too.
 func printError(w io.Writer, width int, err error) {
@@ -109,8 +108,8 @@ func printError(w io.Writer, width int, err error) {
 	if r, ok := contracts.AsRejection(err); ok {
 		reason := r.Reason()
 		what, cause, fix = reason.What, reason.Cause, reason.Fix
-	} else if e, ok := errors.AsType[*explained](err); ok {
-		cause, fix = e.cause, e.fix
+	} else if f, ok := errors.AsType[*failure](err); ok {
+		cause, fix = f.cause, f.fix
 	}
 	printReason(w, width, "snapfleet: ", what, cause, fix)
 }

@@ -60,7 +60,7 @@ func (e *exportCmd) Run(ctx context.Context, c *console) (err error) {
 	if there, err := story.Delivered(ctx, a); err != nil {
 		return err
 	} else if there != nil {
-		return fmt.Errorf("%w: %s holds a delivery already: choose another --job", errUsage, folder)
+		return usagef("%s holds a delivery already: choose another --job", folder)
 	}
 
 	view := c.progress(c.err, c.errTTY, a.Tenant.Name+"/"+a.Request.Job)
@@ -91,7 +91,7 @@ func (e *exportCmd) attempt(now time.Time) (contracts.Attempt, error) {
 	if a.Request.Tenant == "" {
 		a.Request.Tenant = e.Schema
 		if !contracts.ValidTenant(e.Schema) {
-			return a, fmt.Errorf("%w: schema %.80q cannot be a folder's name: give --tenant", errUsage, e.Schema)
+			return a, usagef("schema %.80q cannot be a folder's name: give --tenant", e.Schema)
 		}
 	}
 	if a.Request.Job == "" {

@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/snapfleet/snapfleet/test/world"
 )
 
@@ -82,6 +84,56 @@ func TestExportThatFailsLeavesNothing(t *testing.T) {
 		snapfleet(t, env, "export", c.schema, "--to="+to).want(t, exitRejected, c.texts...)
 		if left, err := os.ReadDir(to); err != nil || len(left) > 0 {
 			t.Errorf("%s: left behind: %v, %v", c.schema, left, err)
+		}
+	}
+}
+
+func TestExportThatIsInterruptedLeavesNothing(t *testing.T) {
+	t.Parallel()
+	env := source(t, "cmd_export_stop", tenant)
+	// Somebody holds a table, so that the export waits in the middle of things.
+	url := strings.TrimPrefix(env[0], "SNAPFLEET_DATABASE_URL=")
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), "BEGIN; LOCK acme.parts IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+
+	to := t.TempDir()
+	cmd, _, stderr := command(t.Context(), env, "export", "acme", "--to="+to, "--lock-timeout=5m")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the export waits for the lock", func() bool {
+		var waiting int
+		err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE NOT granted").Scan(&waiting)
+		return err == nil && waiting > 0
+	})
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	result{"", stderr.String(), cmd.ProcessState.ExitCode()}.want(t, exitInterrupted, "snapfleet: interrupted")
+	if left, err := os.ReadDir(to); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// eventually looks again and again until ok, for a minute at most.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for !ok() {
+		select {
+		case <-look.C:
+		case <-deadline.C:
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

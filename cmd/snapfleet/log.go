@@ -9,7 +9,7 @@ import (
 )
 
 // logger writes events to w: JSON for collectors, text for people. An event with a context in it carries
-// that context's trace id, so that the log and the trace of a job find each other.
+// that context's trace id, so that the log and the trace of a job find each other. Durations are in seconds.
 func (f logFlags) logger(w io.Writer, terminal bool) zerolog.Logger {
 	level, err := zerolog.ParseLevel(f.LogLevel)
 	if err != nil { // the flag is an enum
@@ -18,6 +18,7 @@ func (f logFlags) logger(w io.Writer, terminal bool) zerolog.Logger {
 	if f.LogFormat == "text" || f.LogFormat == "auto" && terminal {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !terminal || !colorsWanted()}
 	}
+	zerolog.DurationFieldUnit = time.Second
 	return zerolog.New(w).Level(level).Hook(traceHook{}).With().Timestamp().Logger()
 }
 

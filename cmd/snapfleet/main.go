@@ -53,9 +53,6 @@ func run(args []string) int {
 	return exitOK
 }
 
-// errTold marks an error that the verb has already explained to the person.
-var errTold = errors.New("told")
-
 func newParser(grammar *cli, c *console) *kong.Kong {
 	return kong.Must(grammar, append(kongOptions(), kong.Writers(c.out, c.err), kong.Help(c.printHelp))...)
 }

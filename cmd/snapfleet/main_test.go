@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapfleet/snapfleet/test/bucket"
 	"github.com/snapfleet/snapfleet/test/world"
 	"go.uber.org/goleak"
 )
@@ -50,7 +51,7 @@ func setUp(m *testing.M) (code int) {
 	if err := postgres.Stop(); err != nil {
 		return fail(err)
 	}
-	if err := goleak.Find(); err != nil {
+	if err := goleak.Find(bucket.LeftBehind()...); err != nil {
 		return fail(err)
 	}
 	return code

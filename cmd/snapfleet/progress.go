@@ -194,7 +194,12 @@ func (b *bars) show(state string, p contracts.Progress) {
 	b.fill("attachments", int64(p.Files), int64(p.FilesTotal), func() string {
 		return fmt.Sprintf("%d/%d", b.now.Files, b.now.FilesTotal)
 	})
-	b.fill("data", p.Bytes, p.BytesTotal, func() string { return b.meter.volume(b.now) })
+	b.fill("data", p.Bytes, p.BytesTotal, func() string {
+		if b.ended {
+			return size(b.now.Bytes)
+		}
+		return b.meter.volume(b.now)
+	})
 }
 
 // fill moves a bar, which appears when it has something to say; words is its right side. A bar never

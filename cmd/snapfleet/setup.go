@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 )
 
@@ -34,17 +33,13 @@ three replicas, or both.`,
 // Run creates what is missing and prints one line for each thing.
 func (s *setupCmd) Run(ctx context.Context, c *console) error {
 	if s.Replicas < 1 || s.Replicas > 5 {
-		return fmt.Errorf("%w: --replicas is %d, JetStream takes 1 to 5", errUsage, s.Replicas)
+		return usagef("--replicas is %d, JetStream takes 1 to 5", s.Replicas)
 	}
-	nc, err := s.connect("setup")
+	nc, js, err := s.jetStream("setup")
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
-	}
 	did, err := consumer.Setup(ctx, js, consumer.SetupOptions{Replicas: s.Replicas})
 	for _, line := range did {
 		fmt.Fprintln(c.out, line)

@@ -54,7 +54,7 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 		}
 	}
 	if s.Watch && s.Job == "" {
-		return fmt.Errorf("%w: --watch follows one job: give a tenant and a job", errUsage)
+		return usagef("--watch follows one job: give a tenant and a job")
 	}
 	jobs, done, err := openJobs(ctx, s.natsFlags, "status")
 	if err != nil {
@@ -208,7 +208,7 @@ func (c *console) job(s consumer.Status) {
 		next = fmt.Sprintf("%s, in %s", when(s.NotBefore), took(time.Until(s.NotBefore)))
 	}
 	data := ""
-	if s.Progress.Bytes > 0 {
+	if s.Progress.Bytes > 0 && !over(s) {
 		data = m.volume(s.Progress)
 	}
 	c.facts(
@@ -282,7 +282,7 @@ func verdict(s consumer.Status) error {
 	if s.Outcome != nil && s.Outcome.Kind.OK() {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", errJobFailed, errTold)
+	return &failure{code: exitJobFailed, err: errTold}
 }
 
 // ending prints the end of a job: what was delivered and where, or why not.

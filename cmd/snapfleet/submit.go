@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 	"go.opentelemetry.io/otel"
@@ -55,11 +54,22 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	if err := request.Validate(); err != nil {
 		return err
 	}
-	jobs, done, err := openJobs(ctx, s.natsFlags, "submit")
+	nc, js, err := s.jetStream("submit")
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer nc.Close()
+	tenants, err := consumer.OpenRegistry(ctx, js)
+	if err != nil {
+		return notSetUp(err)
+	}
+	if _, err := tenants.Get(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
+		return err
+	}
+	jobs, err := consumer.OpenJobs(ctx, js)
+	if err != nil {
+		return notSetUp(err)
+	}
 	if err := s.publish(ctx, c, jobs, request); err != nil {
 		return err
 	}
@@ -115,17 +125,13 @@ func (s *submitCmd) publish(ctx context.Context, c *console, jobs *consumer.Jobs
 
 // openJobs connects; done disconnects.
 func openJobs(ctx context.Context, f natsFlags, verb string) (j *consumer.Jobs, done func(), err error) {
-	nc, err := f.connect(verb)
+	nc, js, err := f.jetStream(verb)
 	if err != nil {
 		return nil, nil, err
 	}
-	js, err := jetstream.New(nc)
-	if err == nil {
-		j, err = consumer.OpenJobs(ctx, js)
-	}
-	if err != nil {
+	if j, err = consumer.OpenJobs(ctx, js); err != nil {
 		nc.Close()
-		return nil, nil, fmt.Errorf("open the records of jobs: %w", err)
+		return nil, nil, notSetUp(err)
 	}
 	return j, nc.Close, nil
 }

@@ -21,9 +21,10 @@ import (
 // telemetry is the process's traces and metrics. The packages below find both through OpenTelemetry's
 // globals, and know nothing of where they go.
 type telemetry struct {
-	traces  *trace.TracerProvider
-	metrics *metric.MeterProvider // nil unless asked for
-	scrape  *prometheus.Registry  // what /metrics shows
+	resource *resource.Resource
+	traces   *trace.TracerProvider
+	metrics  *metric.MeterProvider // nil unless asked for
+	scrape   *prometheus.Registry  // what /metrics shows
 }
 
 // startTraces installs a tracer. It exports where the OTEL_ variables say; without them it still gives every
@@ -44,7 +45,7 @@ func startTraces(ctx context.Context) (*telemetry, error) {
 		}
 		opts = append(opts, trace.WithBatcher(exporter))
 	}
-	t := &telemetry{traces: trace.NewTracerProvider(opts...)}
+	t := &telemetry{traces: trace.NewTracerProvider(opts...), resource: res}
 	otel.SetTracerProvider(t.traces)
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	return t, nil
@@ -58,11 +59,11 @@ func startTelemetry(ctx context.Context) (*telemetry, error) {
 	}
 	t.scrape = prometheus.NewRegistry()
 	t.scrape.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(t.scrape))
+	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(t.scrape), otelprometheus.WithoutScopeInfo())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("set up metrics: %w", err), t.close())
 	}
-	t.metrics = metric.NewMeterProvider(metric.WithReader(reader))
+	t.metrics = metric.NewMeterProvider(metric.WithReader(reader), metric.WithResource(t.resource))
 	otel.SetMeterProvider(t.metrics)
 	return t, nil
 }

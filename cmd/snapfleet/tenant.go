@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -80,7 +79,10 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	if err := registry.Set(ctx, record); err != nil {
-		return fmt.Errorf("write the record of tenant %q: %w", t.Tenant, err)
+		return err
+	}
+	if record, err = registry.Get(ctx, t.Tenant); err != nil { // as it stands now
+		return err
 	}
 	if t.JSON {
 		return c.json(record, true)
@@ -257,7 +259,7 @@ func (t *tenantRemoveCmd) Run(ctx context.Context, c *console) error {
 		}
 	}
 	if err := registry.Remove(ctx, t.Tenant); err != nil {
-		return fmt.Errorf("remove tenant %q: %w", t.Tenant, err)
+		return err
 	}
 	fmt.Fprintf(c.err, "Tenant %s is removed.\n", t.Tenant)
 	return nil
@@ -266,7 +268,7 @@ func (t *tenantRemoveCmd) Run(ctx context.Context, c *console) error {
 // confirm asks a person to type word. Without a person there is nobody to agree.
 func (c *console) confirm(ctx context.Context, what, word string) error {
 	if !c.inTTY {
-		return fmt.Errorf("%w: nobody to ask on this terminal: give --yes", errUsage)
+		return usagef("nobody to ask on this terminal: give --yes")
 	}
 	fmt.Fprintf(c.err, "%s? Type %s to agree: ", what, c.bold(word))
 	answer := make(chan string, 1)
@@ -277,7 +279,7 @@ func (c *console) confirm(ctx context.Context, what, word string) error {
 	select {
 	case line := <-answer:
 		if line != word {
-			return fmt.Errorf("%w: not agreed, nothing was done", errUsage)
+			return usagef("not agreed, nothing was done")
 		}
 		return nil
 	case <-ctx.Done():
@@ -288,17 +290,13 @@ func (c *console) confirm(ctx context.Context, what, word string) error {
 
 // openRegistry connects; done disconnects.
 func openRegistry(ctx context.Context, f natsFlags) (r *consumer.Registry, done func(), err error) {
-	nc, err := f.connect("tenant")
+	nc, js, err := f.jetStream("tenant")
 	if err != nil {
 		return nil, nil, err
 	}
-	js, err := jetstream.New(nc)
-	if err == nil {
-		r, err = consumer.OpenRegistry(ctx, js)
-	}
-	if err != nil {
+	if r, err = consumer.OpenRegistry(ctx, js); err != nil {
 		nc.Close()
-		return nil, nil, fmt.Errorf("open the registry of tenants: %w", err)
+		return nil, nil, notSetUp(err)
 	}
 	return r, nc.Close, nil
 }

@@ -48,12 +48,12 @@ func TestExitCode(t *testing.T) {
 	}{
 		{nil, exitOK},
 		{errors.New("anything"), exitFailed},
-		{fmt.Errorf("x: %w", errUsage), exitUsage},
+		{fmt.Errorf("x: %w", usagef("y")), exitUsage},
 		{fmt.Errorf("x: %w", consumer.ErrNoJob), exitNotFound},
 		{contracts.Reject(contracts.UnknownTenant, "x"), exitNotFound},
 		{fmt.Errorf("x: %w", contracts.Reject(contracts.JobConflict, "x")), exitRejected},
 		{fmt.Errorf("x: %w", consumer.ErrTooLate), exitRejected},
-		{fmt.Errorf("x: %w", errUnproven), exitUnproven},
+		{fmt.Errorf("x: %w", explain(exitUnproven, errors.New("y"), "", "")), exitUnproven},
 		{verdict(consumer.Status{}), exitJobFailed},
 		{fmt.Errorf("x: %w", nats.ErrNoServers), exitUnreachable},
 		{fmt.Errorf("x: %w", &net.OpError{Op: "dial", Err: errors.New("refused")}), exitUnreachable},
@@ -86,7 +86,7 @@ func TestPrintError(t *testing.T) {
 				"           was removed\n" +
 				"    fix:   register it with `snapfleet tenant set`, then ask\n" +
 				"           again under a new job id\n"},
-		{explain(errors.New("w"), "c", "f"), "snapfleet: w\n    cause: c\n    fix:   f\n"},
+		{explain(0, errors.New("w"), "c", "f"), "snapfleet: w\n    cause: c\n    fix:   f\n"},
 	} {
 		var b bytes.Buffer
 		printError(&b, 64, c.err)
@@ -163,7 +163,7 @@ func TestBars(t *testing.T) {
 	v.end(true)
 	v.end(false)
 	v.show("running", contracts.Progress{})
-	for _, want := range []string{"acme/j1", "tables", "2/3", "parts", "1.0 MiB of", "✓"} {
+	for _, want := range []string{"acme/j1", "tables", "2/3", "parts", "1.0 MiB", "✓"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is not in\n%s", want, b.String())
 		}

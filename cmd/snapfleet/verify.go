@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/snapfleet/snapfleet/contracts"
@@ -37,7 +38,7 @@ It is for whoever owns the bucket, too: it needs s3:ListBucket and s3:GetObject,
 			{"A folder, with every file.", "snapfleet verify ./acme/2026-03-31-143022 --files"},
 		},
 		env:   [][2]string{envAWS, envColor},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnproven, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnproven, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -52,18 +53,36 @@ func (v *verifyCmd) Run(ctx context.Context, c *console) error {
 		Progress: func(done, total int64) { view.show("", contracts.Progress{Bytes: done, BytesTotal: total}) }})
 	view.end(err == nil && report.OK())
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%w: %w", errNoDelivery, err)
-		}
-		return err
+		return unreadable(err)
 	}
 	c.report(report, v.Files)
 	if !report.OK() {
-		return explain(fmt.Errorf("%w: %s", errUnproven, plural(len(report.Problems), "problem")),
+		return explain(exitUnproven, fmt.Errorf("the delivery is not what its manifest says: %s", plural(len(report.Problems), "problem")),
 			"something was changed, removed or added after the delivery, or damaged on its way",
 			"ask for a snapshot under a new job id; keep this folder for whoever looks into it")
 	}
 	return nil
+}
+
+// unreadable says what to do when a delivery cannot be read at all.
+func unreadable(err error) error {
+	var answer smithy.APIError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return explain(exitNotFound, err, "there is no such folder", "check the path: it is the folder that holds manifest.json")
+	case !errors.As(err, &answer):
+		return err
+	}
+	told := fmt.Errorf("S3 answers %s: %s", answer.ErrorCode(), answer.ErrorMessage())
+	switch answer.ErrorCode() {
+	case "NoSuchBucket", "NotFound":
+		return explain(exitNotFound, told, "there is no bucket of that name", "check the bucket's name, and --endpoint when it is not AWS")
+	case "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		return explain(exitRejected, told, "the bucket is in another region", "give the bucket's own --region")
+	case "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken":
+		return explain(exitRejected, told, "these credentials may not read the bucket", "use credentials that are allowed s3:ListBucket on the bucket and s3:GetObject on its objects (see AWS_PROFILE)")
+	}
+	return err
 }
 
 // source finds out what was meant.
@@ -73,7 +92,7 @@ func (v *verifyCmd) source(ctx context.Context) (uploader.Source, error) {
 	}
 	u, err := url.Parse(v.Delivery)
 	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
-		return nil, fmt.Errorf("%w: %.200q is not s3://bucket/tenant/job/", errUsage, v.Delivery)
+		return nil, usagef("%.200q is not s3://bucket/tenant/job/", v.Delivery)
 	}
 	prefix := strings.TrimSuffix(strings.Trim(u.Path, "/"), "/"+contracts.ManifestName)
 	cloud, err := loadAWS(ctx)
@@ -84,7 +103,7 @@ func (v *verifyCmd) source(ctx context.Context) (uploader.Source, error) {
 		cloud.Region = v.Region
 	}
 	if cloud.Region == "" {
-		return nil, fmt.Errorf("%w: the bucket's region is not known: give --region or AWS_REGION", errUsage)
+		return nil, usagef("the bucket's region is not known: give --region or AWS_REGION")
 	}
 	client := s3.NewFromConfig(cloud, func(o *s3.Options) {
 		if v.Endpoint != "" {

@@ -72,15 +72,15 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	defer nc.Close()
 	fleet, err := consumer.New(ctx, nc, story, w.consumerConfig(log))
 	if err != nil {
-		return err
+		return notSetUp(err)
 	}
-	stop, err := w.serve(telemetry, fleet, log)
+	address, stop, err := w.serve(telemetry, fleet, log)
 	if err != nil {
 		return err
 	}
 	defer stop()
 
-	log.Info().Str("worker", w.name()).Str("version", buildVersion()).Int("slots", w.Slots).Str("listen", w.Listen).Msg("worker started")
+	log.Info().Str("worker", w.name()).Str("version", buildVersion()).Int("slots", w.Slots).Str("listen", address).Msg("worker started")
 	signals.onSecond(fleet.Interrupt)
 	context.AfterFunc(ctx, func() { log.Info().Dur("grace", w.Grace).Msg("stopping: no new job is taken") })
 	if err := fleet.Run(ctx); err != nil {
@@ -106,7 +106,7 @@ func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
 		NoChecksum: w.NoChecksum, SessionDuration: w.SessionDuration, TrustCheck: w.TrustCheck,
 	}
 	if err := write.Validate(); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUsage, err)
+		return nil, usagef("%w", err)
 	}
 	cloud, err := loadAWS(ctx)
 	if err != nil {
@@ -159,13 +159,13 @@ func sourceClient(cfg aws.Config, region string) *s3.Client {
 }
 
 // serve answers probes and Prometheus until stop is called.
-func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Logger) (stop func(), err error) {
+func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Logger) (address string, stop func(), err error) {
 	if w.Listen == "" {
-		return func() {}, nil
+		return "", func() {}, nil
 	}
 	listener, err := net.Listen("tcp", w.Listen)
 	if err != nil {
-		return nil, explain(fmt.Errorf("listen for probes: %w", err), "another process listens there", "choose another --listen, or an empty one for none")
+		return "", nil, explain(0, fmt.Errorf("listen for probes: %w", err), "another process listens there", "choose another --listen, or an empty one for none")
 	}
 	server := &http.Server{Handler: routes(t, fleet.Ready), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
@@ -173,7 +173,7 @@ func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Lo
 			log.Error().Err(err).Msg("probes are not answered any more")
 		}
 	}()
-	return func() { _ = server.Close() }, nil
+	return listener.Addr().String(), func() { _ = server.Close() }, nil
 }
 
 func routes(t *telemetry, ready func() error) http.Handler {
