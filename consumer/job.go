@@ -275,25 +275,34 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 	return fate{end: later, delay: v.delay}, true
 }
 
-// fail records that the job is given up. Past the point of no return that needs a look at the bucket first: a
-// manifest that stands there has ended the job already, whatever went wrong afterwards.
+// fail records that the job is given up, after a last look at the bucket: a manifest that stands there has
+// ended the job already, whoever wrote it and whatever went wrong since.
 func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.Rejection) error {
-	next := failing
-	if r.State == committing {
-		a, err := c.attemptOf(ctx, r)
-		if err == nil {
-			manifest, err := c.work.Delivered(ctx, a)
-			if d, bad := witness(a, manifest); err == nil && manifest != nil && bad == nil && d.AttemptID == r.Delivery.AttemptID {
-				next = committed
-			}
-		}
-	}
+	found := c.found(ctx, r)
 	return l.update(ctx, func(r *record) {
-		r.State = next
-		if next == failing {
-			r.Reason = why.Reason()
+		if found == nil {
+			r.State, r.Reason = failing, why.Reason()
+			return
 		}
+		r.State, r.Delivery, r.Uploads, r.Cancel = committed, found, nil, false
 	})
+}
+
+// found is the delivery that stands in the job's folder, or nil when there is none, or none that can be seen.
+func (c *Consumer) found(ctx context.Context, r record) *delivery {
+	a, err := c.attemptOf(ctx, r)
+	if err != nil {
+		return nil
+	}
+	manifest, err := c.work.Delivered(ctx, a)
+	if err != nil || manifest == nil {
+		return nil
+	}
+	d, err := witness(a, manifest)
+	if err != nil {
+		return nil
+	}
+	return d
 }
 
 // tidy aborts what a failed attempt has uploaded. Should it fail, the next attempt does it.

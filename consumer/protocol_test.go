@@ -13,7 +13,7 @@ import (
 )
 
 // within lets virtual time pass until ok, and fails when it never becomes so.
-func within(t *testing.T, w *world, limit time.Duration, what string, ok func() bool) {
+func within(t *testing.T, w *memory, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !ok(); time.Sleep(500 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -22,7 +22,7 @@ func within(t *testing.T, w *world, limit time.Duration, what string, ok func() 
 	}
 }
 
-func (w *world) outcome(job string) contracts.OutcomeKind {
+func (w *memory) outcome(job string) contracts.OutcomeKind {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.outcomes["acme."+job].Kind
@@ -30,7 +30,7 @@ func (w *world) outcome(job string) contracts.OutcomeKind {
 
 func TestOneRequestOneDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		wait := w.node("w1").run(ctx, exports{part: time.Second}, Config{})
 		w.publish(request("job"))
@@ -52,7 +52,7 @@ func TestOwnerDies(t *testing.T) {
 	for _, kind := range []faultKind{die, dieLate} {
 		for n, reached := 1, true; reached; n++ {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+				w := newMemory(t)
 				ctx, stop := context.WithCancel(t.Context())
 				first, calls := w.node("w1"), 0
 				reached = false
@@ -89,7 +89,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 	for _, kind := range []faultKind{refuse, deceive} {
 		for n, reached := 1, true; reached; n++ {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+				w := newMemory(t)
 				ctx, stop := context.WithCancel(t.Context())
 				one, calls, hit := w.node("w1"), 0, ""
 				reached = false
@@ -122,7 +122,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 func TestOwnerIsPausedForLongerThanItsLease(t *testing.T) {
 	for _, at := range []time.Duration{500 * time.Millisecond, 3500 * time.Millisecond, 9500 * time.Millisecond, 10*time.Second + 500*time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t)
+			w := newMemory(t)
 			ctx, stop := context.WithCancel(t.Context())
 			first := w.node("w1")
 			wait1 := first.run(ctx, exports{part: time.Second}, Config{})
@@ -145,7 +145,7 @@ func TestOwnerIsPausedForLongerThanItsLease(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		wait := w.node("w1").run(ctx, exports{part: time.Minute}, Config{Grace: 2 * time.Minute})
 		w.publish(request("job"))
@@ -174,7 +174,7 @@ func TestDrain(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		wait := w.node("w1").run(ctx, exports{part: time.Minute}, Config{})
 		w.publish(request("job"))
@@ -246,7 +246,7 @@ func TestBadEnds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tt.request.RequestedAt = time.Now()
 				time.Sleep(tt.age)
-				w := newWorld(t)
+				w := newMemory(t)
 				ctx, stop := context.WithCancel(t.Context())
 				wait := w.node("w1").run(ctx, tt.exports, tt.cfg)
 				w.publish(tt.request)
@@ -269,7 +269,7 @@ func TestBadEnds(t *testing.T) {
 
 func TestCrashLoopEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		w.publish(request("job"))
 		started := 0
@@ -295,7 +295,7 @@ func TestCrashLoopEnds(t *testing.T) {
 
 func TestLostUploadStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		lost := false
 		wait := w.node("w1").run(ctx, exports{part: time.Second, lose: func(a contracts.Attempt, id string) bool {
@@ -315,7 +315,7 @@ func TestLostUploadStartsAgain(t *testing.T) {
 
 func TestRecordsAreLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		wait := w.node("w1").run(ctx, exports{part: time.Second}, Config{})
 		w.publish(request("job"))
@@ -341,7 +341,7 @@ func TestRecordsAreLost(t *testing.T) {
 
 func TestJanitor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		wait := w.node("w1").run(ctx, exports{part: time.Second}, Config{})
 		w.publish(request("job"))
@@ -375,7 +375,7 @@ func TestRandomFaults(t *testing.T) {
 	}
 	for seed := range seeds {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t)
+			w := newMemory(t)
 			ctx, stop := context.WithCancel(t.Context())
 			rnd := rand.New(rand.NewPCG(seed, 1))
 			calm := time.Now().Add(time.Hour) // faults stop after that
@@ -440,7 +440,7 @@ func TestRandomFaults(t *testing.T) {
 
 func TestRefusalPastThePointOfNoReturnIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newMemory(t)
 		ctx, stop := context.WithCancel(t.Context())
 		mended := time.Now().Add(time.Hour)
 		n := w.node("w1")
@@ -463,7 +463,7 @@ func TestRefusalPastThePointOfNoReturnIsWaitedFor(t *testing.T) {
 func TestOwnerWithoutRecordsStopsBeforeItsSuccessorStarts(t *testing.T) {
 	for _, after := range []time.Duration{5 * time.Second, 15 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t)
+			w := newMemory(t)
 			ctx, stop := context.WithCancel(t.Context())
 			first, cut := w.node("w1"), time.Now().Add(after)
 			var lastPart time.Time

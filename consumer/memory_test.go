@@ -16,9 +16,9 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// A world is everything outside the workers, in memory and in virtual time: the queue, the records, the
+// A memory is everything outside the workers, in memory and in virtual time: the queue, the records, the
 // outcomes, the dead letters, the customer's bucket. It checks the promises after every single change.
-type world struct {
+type memory struct {
 	t  *testing.T
 	mu sync.Mutex
 
@@ -63,8 +63,8 @@ type upload struct {
 	full          bool
 }
 
-func newWorld(t *testing.T) *world {
-	return &world{
+func newMemory(t *testing.T) *memory {
+	return &memory{
 		t: t, cells: map[string]cell{}, ackWait: 60 * time.Second, outcomes: map[string]contracts.Outcome{},
 		folders: map[string]*folder{},
 		tenants: map[string]contracts.Tenant{"acme": contracts.Tenant{Name: "acme", Destination: contracts.Destination{Bucket: "acme-bucket"}}.WithDefaults()},
@@ -72,7 +72,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // change makes one change, and checks the world after it.
-func (w *world) change(what string, f func()) {
+func (w *memory) change(what string, f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
@@ -81,7 +81,7 @@ func (w *world) change(what string, f func()) {
 }
 
 // check holds the safety promises against the world as it is now (I1-I5, I8 of the catalogue).
-func (w *world) check() {
+func (w *memory) check() {
 	for dir, f := range w.folders {
 		key := strings.ReplaceAll(strings.TrimSuffix(dir, "/"), "/", ".")
 		o, over := w.outcomes[key]
@@ -114,7 +114,7 @@ func (w *world) check() {
 	}
 }
 
-func (w *world) fail(format string, args ...any) {
+func (w *memory) fail(format string, args ...any) {
 	w.t.Errorf(format, args...)
 	w.t.Log(strings.Join(w.trail, "\n"))
 	w.trail = append(w.trail, "VIOLATION")
@@ -128,7 +128,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func (w *world) publish(req contracts.Request) {
+func (w *memory) publish(req contracts.Request) {
 	data := must(json.Marshal(req))
 	w.change("publish "+req.Job, func() {
 		w.messages = append(w.messages, &queued{tenant: req.Tenant, data: data, published: time.Now(), visible: time.Now()})
@@ -136,7 +136,7 @@ func (w *world) publish(req contracts.Request) {
 }
 
 // folder must be called inside change.
-func (w *world) folder(dir string) *folder {
+func (w *memory) folder(dir string) *folder {
 	if w.folders[dir] == nil {
 		w.folders[dir] = &folder{uploads: map[string]upload{}, objects: map[string]string{}}
 	}
@@ -144,13 +144,13 @@ func (w *world) folder(dir string) *folder {
 }
 
 // settled reports whether every message is gone.
-func (w *world) settled() bool {
+func (w *memory) settled() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return !slices.ContainsFunc(w.messages, func(m *queued) bool { return !m.gone })
 }
 
-func (w *world) record(tenant, job string) record {
+func (w *memory) record(tenant, job string) record {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var r record
@@ -160,7 +160,7 @@ func (w *world) record(tenant, job string) record {
 
 // A node is one worker's view of the world: what it calls passes through reach, which is where faults live.
 type node struct {
-	*world
+	*memory
 	name string
 	ctx  context.Context // done when the node is killed: from then on it reaches nothing
 	kill context.CancelFunc
@@ -190,8 +190,8 @@ var (
 	errKilled = errors.New("node killed")
 )
 
-func (w *world) node(name string) *node {
-	n := &node{world: w, name: name}
+func (w *memory) node(name string) *node {
+	n := &node{memory: w, name: name}
 	n.ctx, n.kill = context.WithCancel(context.Background())
 	return n
 }
@@ -360,7 +360,7 @@ func (n *node) Next(ctx context.Context) (message, error) {
 }
 
 // waiting reports whether the queue has something to hand out.
-func (w *world) waiting() bool {
+func (w *memory) waiting() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.messages, func(m *queued) bool { return !m.gone && !m.visible.After(time.Now()) })
@@ -574,7 +574,7 @@ func request(job string) contracts.Request {
 }
 
 // uploadsLeft counts what nobody has completed or aborted.
-func (w *world) uploadsLeft() (n int) {
+func (w *memory) uploadsLeft() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for f := range maps.Values(w.folders) {
