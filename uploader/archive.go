@@ -35,18 +35,13 @@ func (d *Delivery) Write(ctx context.Context, a contracts.Archive) (err error) {
 	if limit := d.volumeLimit(); a.Bytes > limit {
 		p.limit = limit
 	}
-	err = p.all(gctx, a)
-	if err != nil {
-		// Parts under way are pointless now, and a part that failed is the reason for whatever else did.
-		group.Go(func() error { return err })
+	err = p.all(a)
+	if v := p.volume; v != nil { // it failed: parts under way are pointless now, or one of them is the reason
+		v.group.Go(func() error { return err })
+		err = v.finish()
 	}
-	if first := group.Wait(); first != nil {
-		err = first
-	}
-	if p.volume != nil {
-		p.volume.finished(err)
-	}
-	if err != nil {
+	group.Go(func() error { return err })
+	if err := group.Wait(); err != nil {
 		d.failed = fmt.Errorf("write %s: %w", a.Kind, err)
 		return d.failed
 	}
@@ -76,9 +71,9 @@ type volume struct {
 type packer struct {
 	*Delivery
 	kind  contracts.Kind
-	ctx   context.Context
-	group *errgroup.Group
-	limit int64 // bytes at which a volume is full; 0: one volume takes all
+	ctx   context.Context // the group's: done when a closed volume has failed
+	group *errgroup.Group // the volumes that are closed and wait for their last parts
+	limit int64           // bytes at which a volume is full; 0: one volume takes all
 	names map[string]bool
 
 	volume *volume // open; nil before the first, and between two
@@ -86,17 +81,17 @@ type packer struct {
 	unsaid int64 // bytes written that the journal has not heard of
 }
 
-func (p *packer) all(ctx context.Context, a contracts.Archive) error {
+func (p *packer) all(a contracts.Archive) error {
 	for m, err := range a.Members {
 		if err != nil {
 			return err
 		}
-		if err := p.member(ctx, m); err != nil {
+		if err := p.member(m); err != nil {
 			return fmt.Errorf("%s: %w", m.Name, err)
 		}
 	}
 	if p.volume == nil && len(p.done) == 0 { // nobody came
-		if err := p.next(ctx); err != nil {
+		if err := p.next(); err != nil {
 			return err
 		}
 	}
@@ -104,7 +99,7 @@ func (p *packer) all(ctx context.Context, a contracts.Archive) error {
 }
 
 // member writes one member: one file, or several when it is continued in the next volume.
-func (p *packer) member(ctx context.Context, m contracts.Member) error {
+func (p *packer) member(m contracts.Member) error {
 	if !fs.ValidPath(m.Name) || m.Name == "." { // names are made safe elsewhere; nothing else may pass here
 		return fmt.Errorf("not a path inside a .tar: %q", m.Name)
 	}
@@ -112,11 +107,11 @@ func (p *packer) member(ctx context.Context, m contracts.Member) error {
 		p.journal.Progress(func(g *contracts.Progress) { g.Current = m.Of })
 	}
 	for n := 1; ; n++ {
-		room, err := p.roomFor(ctx, m)
+		room, err := p.roomFor(m)
 		if err != nil {
 			return err
 		}
-		piece, err := p.volume.pack(ctx, m, room, func(piece contracts.Piece) string {
+		piece, err := p.volume.pack(m, room, func(piece contracts.Piece) string {
 			if n == 1 && !piece.More {
 				return m.Name
 			}
@@ -155,14 +150,14 @@ func (p *packer) member(ctx context.Context, m contracts.Member) error {
 
 // roomFor makes sure that there is a volume that m may be written to, and returns how many bytes of m it
 // would like to take; 0 means no limit.
-func (p *packer) roomFor(ctx context.Context, m contracts.Member) (room int64, err error) {
+func (p *packer) roomFor(m contracts.Member) (room int64, err error) {
 	if p.volume != nil && p.limit > 0 && len(p.volume.files) > 0 && p.full(m) {
 		if err := p.close(); err != nil {
 			return 0, err
 		}
 	}
 	if p.volume == nil {
-		if err := p.next(ctx); err != nil {
+		if err := p.next(); err != nil {
 			return 0, err
 		}
 	}
@@ -186,13 +181,13 @@ func (p *packer) full(m contracts.Member) bool {
 }
 
 // next begins a volume.
-func (p *packer) next(ctx context.Context) error {
+func (p *packer) next() error {
 	n := 0
 	if p.limit > 0 {
 		n = len(p.done) + 1
 	}
 	name := contracts.VolumeName(p.kind, p.attempt.Request.Job, n)
-	ctx, span := tracer.Start(ctx, "upload volume", trace.WithAttributes(attribute.String("snapfleet.volume", name)))
+	ctx, span := tracer.Start(p.ctx, "upload volume", trace.WithAttributes(attribute.String("snapfleet.volume", name)))
 	id, err := p.store.create(ctx, name)
 	if err == nil {
 		u := contracts.Upload{Name: name, ID: id}
@@ -208,32 +203,33 @@ func (p *packer) next(ctx context.Context) error {
 	}
 	// From here on the record holds the upload's id: whoever comes after us can abort it, so a part may
 	// leave.
+	group, ctx := errgroup.WithContext(ctx)
 	p.volume = &volume{kind: p.kind, span: span, moved: p.moved, object: object{
-		// The group's context, not the span's: parts of the last volume may still be under way when the
-		// next one begins.
-		ctx: trace.ContextWithSpan(p.ctx, span), store: p.store, group: p.group, free: p.free,
-		partBytes: p.cfg.PartBytes, maxParts: p.cfg.MaxParts,
+		ctx: ctx, store: p.store, group: group, free: p.free, partBytes: p.cfg.PartBytes, maxParts: p.cfg.MaxParts,
 		upload: contracts.Upload{Name: name, ID: id},
 	}}
 	return nil
 }
 
-// close ends the open volume; its last parts may still be under way.
+// close ends the open volume. The next one may begin while its last parts are under way.
 func (p *packer) close() error {
 	v := p.volume
 	if err := v.end(); err != nil {
 		return err
 	}
-	p.done = append(p.done, v)
 	p.volume = nil
-	v.finished(nil)
+	p.done = append(p.done, v)
+	p.group.Go(v.finish)
 	return nil
 }
 
-func (v *volume) finished(err error) {
+// finish waits until every part of the volume has been acknowledged, or one has failed.
+func (v *volume) finish() error {
+	err := v.group.Wait()
 	v.span.SetAttributes(attribute.Int64("snapfleet.bytes", v.size), attribute.Int("snapfleet.parts", len(v.parts)),
 		attribute.Int("snapfleet.files", len(v.files)))
 	endSpan(v.span, err)
+	return err
 }
 
 // moved is told of every member's bytes. The journal hears of them once in a while.

@@ -155,7 +155,7 @@ func (c *customer) put(key, body string, metadata map[string]string) {
 
 // archives are two tables and three attachments, of more than two parts.
 func archives() (contracts.Manifest, []contracts.Archive) {
-	list, files := attachments(10, 12*mib, 0)
+	list, files := attachments(10, 6*mib, 0)
 	tabs, rows := tables(3, 1000)
 	return contracts.Manifest{Tables: tabs, Attachments: list}, []contracts.Archive{rows, files}
 }
@@ -244,8 +244,9 @@ func TestDeliverToBucket(t *testing.T) {
 			t.Fatalf("a part's headers: %v", call.Header)
 		}
 	}
-	if calls := c.calls("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"); len(calls) != 3+1+1+3+2+2+1 {
-		t.Errorf("it took %d writes", len(calls)) // 3 uploads, one of them the probe's; 5 parts; 2+2 completes, 1+1 manifests
+	if calls := c.calls("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"); len(calls) != 3+4+2*2+2*1 {
+		// Three uploads, one of them the probe's; four parts; and, for each Commit, two volumes and a manifest.
+		t.Errorf("it took %d writes", len(calls))
 	}
 }
 
@@ -338,6 +339,10 @@ func TestRejections(t *testing.T) {
 			c.role.Trust = trust("arn:aws:iam::"+ourAccount+":root", "")
 			server.SetRole(c.role)
 		}, contracts.InsecureTrust, ""},
+		"any external ID will do": {func(_ *testing.T, c *customer) {
+			c.role.Trust = strings.ReplaceAll(trust("arn:aws:iam::"+ourAccount+":root", "*"), "StringEquals", "StringLike")
+			server.SetRole(c.role)
+		}, contracts.InsecureTrust, "random"},
 		"no such bucket": {func(_ *testing.T, c *customer) {
 			c.to().Bucket += "-not"
 			c.role.Policy = permissions(c.to().Bucket)
@@ -412,14 +417,18 @@ func TestTrustIsCheckedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n := 0
+	without, wrong := 0, 0
 	for _, call := range server.Calls() {
-		if call.Operation == "AssumeRole" && call.Query.Get("RoleArn") == c.role.ARN && !call.Query.Has("ExternalId") {
-			n++
+		switch {
+		case call.Operation != "AssumeRole" || call.Query.Get("RoleArn") != c.role.ARN:
+		case !call.Query.Has("ExternalId"):
+			without++
+		case call.Query.Get("ExternalId") != c.to().ExternalID:
+			wrong++
 		}
 	}
-	if n != 1 {
-		t.Fatalf("asked %d times", n)
+	if without != 1 || wrong != 1 {
+		t.Fatalf("asked %d times without and %d times with a random external ID", without, wrong)
 	}
 }
 
@@ -477,13 +486,17 @@ func TestUploadAbortedFromOutside(t *testing.T) {
 	c := newCustomer(t)
 	r := c.prepare()
 	up := r.Uploads[1]
-	abort := func() {
-		if _, err := server.Admin().AbortMultipartUpload(t.Context(), &s3.AbortMultipartUploadInput{
-			Bucket: &c.to().Bucket, Key: aws.String(c.attempt.Prefix() + up.Name), UploadId: &up.ID}); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := server.Admin().AbortMultipartUpload(t.Context(), &s3.AbortMultipartUploadInput{
+		Bucket: &c.to().Bucket, Key: aws.String(c.attempt.Prefix() + up.Name), UploadId: &up.ID}); err != nil {
+		t.Fatal(err)
 	}
-	abort()
+	s, err := c.uploader().open(t.Context(), c.attempt) // a worker that dies after the first of two
+	if err == nil {
+		err = s.complete(t.Context(), r.Uploads[0], "")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.uploader().Commit(t.Context(), c.attempt, r); !errors.Is(err, ErrUploadLost) {
 		t.Fatalf("got %v", err)
 	}
@@ -739,4 +752,78 @@ func TestTrustRevokedUnderWay(t *testing.T) {
 	if r, ok := contracts.AsRejection(err); !ok || r.Code != contracts.RoleDenied {
 		t.Fatal(err)
 	}
+}
+
+// An abort that meets a part under way: S3 may let the part in afterwards.
+func TestAbortWhileAPartIsUnderWay(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	j := &journal{}
+	d, err := c.uploader().Begin(t.Context(), c.attempt, j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	held := c.inject("UploadPart", testbucket.Fault{Match: volumes, Times: 1, Hold: hold})
+	done := make(chan error)
+	go func() {
+		_, files := attachments(6 * mib)
+		done <- d.Write(t.Context(), files)
+	}()
+	<-held.Reached
+	if err := c.uploader().Abort(t.Context(), c.attempt, nil); err != nil {
+		t.Error(err)
+	}
+	close(hold)
+	if err := <-done; !errors.Is(err, ErrUploadLost) {
+		t.Errorf("a zombie's part: %v", err)
+	}
+	if left := c.uploads(); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func TestStoreWithoutChecksums(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	c.cfg.NoChecksum = true
+	if err := c.uploader().Commit(t.Context(), c.attempt, c.prepare()); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
+	for _, call := range c.calls("UploadPart", "CreateMultipartUpload", "CompleteMultipartUpload") {
+		for name := range call.Header {
+			if strings.Contains(strings.ToLower(name), "checksum") {
+				t.Fatalf("%s sent %s", call.Operation, name)
+			}
+		}
+	}
+}
+
+// The store's limit of parts splits an archive, too.
+func TestSplitByTheStoresLimit(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	c.cfg.MaxParts = 2
+	d, err := c.uploader().Begin(t.Context(), c.attempt, &journal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 9 of 10 MiB at most: split by what the store can hold, though the tenant's limit is far away.
+	list, files := attachments(4*mib, 4*mib, 4*mib)
+	if err := d.Write(t.Context(), files); err != nil {
+		t.Fatal(err)
+	}
+	_, none := tables()
+	if err := d.Write(t.Context(), none); err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Receipt(contracts.Manifest{Attachments: list})
+	if err != nil || len(r.Uploads) != 3 {
+		t.Fatalf("%d volumes, %v", len(r.Uploads), err)
+	}
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
 }

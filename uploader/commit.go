@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -31,11 +32,16 @@ func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.
 	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job || m.Attempt != r.Attempt {
 		return fmt.Errorf("commit: the receipt is of %s/%s, attempt %s, not of %s, attempt %s", m.Tenant, m.Job, m.Attempt, a.Prefix(), r.Attempt)
 	}
+	if !slices.EqualFunc(m.Volumes, r.Uploads, func(v contracts.Volume, up contracts.Upload) bool {
+		return v.Name == up.Name && v.Size == up.Size && v.CRC64NVME == up.CRC64NVME
+	}) {
+		return fmt.Errorf("commit: the receipt's uploads are not its manifest's volumes")
+	}
 	s, err := u.open(ctx, a)
 	if err != nil {
 		return err
 	}
-	c := commit{store: s, attempt: a, receipt: r}
+	c := commit{cfg: u.cfg, store: s, attempt: a, receipt: r}
 
 	if err := c.volumes(ctx, c.complete); err != nil {
 		return err
@@ -60,6 +66,7 @@ func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.
 
 // commit is one call of Commit.
 type commit struct {
+	cfg     Config
 	store   store
 	attempt contracts.Attempt
 	receipt contracts.Receipt
@@ -84,7 +91,7 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 	if !gone && !errors.Is(err, errTaken) {
 		return fmt.Errorf("complete %s: %w", u.Name, err)
 	}
-	found, err := c.store.stat(ctx, u.Name)
+	found, err := c.look(ctx, u.Name)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look at %s: %w", u.Name, err)
@@ -115,7 +122,7 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 
 // verify looks at a volume that was completed.
 func (c commit) verify(ctx context.Context, u contracts.Upload) error {
-	found, err := c.store.stat(ctx, u.Name)
+	found, err := c.look(ctx, u.Name)
 	switch {
 	case err != nil:
 		return fmt.Errorf("verify %s: %w", u.Name, err)
@@ -127,6 +134,27 @@ func (c commit) verify(ctx context.Context, u contracts.Upload) error {
 		return fmt.Errorf("verify %s: it is attempt %s's: %w", u.Name, found.attempt, ErrUploadLost)
 	}
 	return taken(c.attempt, u.Name)
+}
+
+// looks is how often a volume must be found absent before it is.
+const looks = 5
+
+// look is stat, but does not believe in an absence at once: that a volume is lost costs a whole attempt,
+// and some stores replace an object by removing it first, while another worker completes the same upload.
+func (c commit) look(ctx context.Context, name string) (*stored, error) {
+	wait := c.cfg.RetryFirst
+	for n := 1; ; n++ {
+		found, err := c.store.stat(ctx, name)
+		if found != nil || err != nil || n == looks {
+			return found, err
+		}
+		select {
+		case <-time.After(wait):
+			wait *= 2
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // same reports whether found is what u became.

@@ -261,6 +261,23 @@ func TestSizesAroundEveryBorder(t *testing.T) {
 		t.Error("every part arrived in order: nothing was tested")
 	}
 
+	out := t.TempDir()
+	for _, v := range []contracts.Kind{contracts.Tables, contracts.Attachments} {
+		volume := filepath.Join(dir, contracts.VolumeName(v, "2026-03-31-143022", 0))
+		if said, err := exec.Command("tar", "-xf", volume, "-C", out).CombinedOutput(); err != nil || len(said) > 0 {
+			t.Fatalf("GNU tar: %v: %s", err, said)
+		}
+	}
+	for i, n := range sizes {
+		if got, err := os.ReadFile(filepath.Join(out, list[i].File)); err != nil || !bytes.Equal(got, noise(uint64(i), n)) {
+			t.Fatalf("GNU tar gives %d bytes of %s, want %d (%v)", len(got), list[i].File, n, err)
+		}
+	}
+	packed, _ := filepath.Glob(filepath.Join(out, "*.csv.gz"))
+	if said, err := exec.Command("gzip", append([]string{"-t"}, packed...)...).CombinedOutput(); err != nil || len(packed) != len(tabs) {
+		t.Fatalf("gzip: %d files, %v: %s", len(packed), err, said)
+	}
+
 	f, err := os.Open(filepath.Join(dir, contracts.VolumeName(contracts.Attachments, "2026-03-31-143022", 0)))
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package uploader
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -41,7 +40,7 @@ func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duratio
 			return out, err
 		}
 	}, backoff.WithContext(wait, ctx))
-	if err != nil && ctx.Err() != nil && !isVerdict(err) {
+	if err != nil && ctx.Err() != nil {
 		return out, context.Cause(ctx)
 	}
 	return out, err
@@ -55,9 +54,4 @@ func once[T any](ctx context.Context, timeout time.Duration, request func(contex
 		return out, context.Cause(ctx)
 	}
 	return out, err
-}
-
-// isVerdict reports whether err is a finding that stands even when the context has ended meanwhile.
-func isVerdict(err error) bool {
-	return errors.Is(err, errGone) || errors.Is(err, errTaken) || errors.Is(err, errAbsent)
 }

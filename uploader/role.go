@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -195,8 +196,8 @@ type trustChecks struct {
 	last  map[string]time.Time // by role ARN
 }
 
-// check asks the role to let us in without its external ID, and rejects it when it does. An error that
-// says nothing about the role is not held against it: the role has just let us in properly.
+// check asks the role to let us in without its external ID, and with a random one, and rejects it when it
+// does. An error that says nothing about the role is not held against it: it has just let us in properly.
 func (t *trustChecks) check(ctx context.Context, r *role) error {
 	arn := *r.input.RoleArn
 	t.mu.Lock()
@@ -207,18 +208,23 @@ func (t *trustChecks) check(ctx context.Context, r *role) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stsTimeout)
 	defer cancel()
-	in := r.input
-	in.ExternalId = nil
-	in.DurationSeconds = aws.Int32(900)
-	in.RoleSessionName = aws.String("snapshot-trust-check")
-	_, err := r.client.AssumeRole(ctx, &in)
-	if err == nil {
-		return contracts.Reject(contracts.InsecureTrust, "%s let us in without the external ID", arn)
+	for _, wrong := range []*string{nil, aws.String(rand.Text())} {
+		in := r.input
+		in.ExternalId = wrong
+		in.DurationSeconds = aws.Int32(900)
+		in.RoleSessionName = aws.String("snapshot-trust-check")
+		_, err := r.client.AssumeRole(ctx, &in)
+		switch {
+		case err == nil && wrong == nil:
+			return contracts.Reject(contracts.InsecureTrust, "%s let us in without the external ID", arn)
+		case err == nil:
+			return contracts.Reject(contracts.InsecureTrust, "%s let us in with a random external ID", arn)
+		case !isDenied(errorCode(err), errorStatus(err)):
+			return nil
+		}
 	}
-	if isDenied(errorCode(err), errorStatus(err)) {
-		t.mu.Lock()
-		t.last[arn] = time.Now()
-		t.mu.Unlock()
-	}
+	t.mu.Lock()
+	t.last[arn] = time.Now()
+	t.mu.Unlock()
 	return nil
 }

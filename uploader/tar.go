@@ -3,7 +3,6 @@ package uploader
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -57,7 +56,7 @@ func knownHeader(m contracts.Member) ([]byte, error) {
 }
 
 // pack appends one piece of a member to the volume. The piece's name is decided when it has ended.
-func (v *volume) pack(ctx context.Context, m contracts.Member, room int64, name func(contracts.Piece) string) (contracts.Piece, error) {
+func (v *volume) pack(m contracts.Member, room int64, name func(contracts.Piece) string) (contracts.Piece, error) {
 	var fill func([]byte)
 	if m.Size < 0 {
 		if _, err := reservedHeader(m.Name, 0, m.ModTime); err != nil { // now rather than at its end
@@ -79,7 +78,7 @@ func (v *volume) pack(ctx context.Context, m contracts.Member, room int64, name 
 	}
 
 	body := &meter{w: v, limit: m.Size, sum: sha256.New(), moved: v.moved}
-	piece, err := m.Write(ctx, body, room)
+	piece, err := m.Write(v.ctx, body, room)
 	switch {
 	case err != nil:
 		return piece, err
