@@ -27,9 +27,10 @@ type options struct {
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// Exit codes: that of kong for wrong flags is 80.
+// Exit codes, as snapfleet's own.
 const (
 	exitFailed      = 1
+	exitUsage       = 2
 	exitInterrupted = 130
 )
 
@@ -39,9 +40,15 @@ func run(args []string) int {
 	var o options
 	parser := kong.Must(&o, kong.Name("demo"), kong.Description("snapfleet on one machine: two workers deliver a tenant of a million rows into a customer's bucket. Everything is real but the cloud."))
 	_, err := parser.Parse(args)
-	parser.FatalIfErrorf(err)
-	if o.DatabaseURL != "" && o.Schema == "" {
-		parser.Fatalf("--database-url needs --schema (make demo DATABASE_URL=... SCHEMA=...)")
+	if err == nil && o.DatabaseURL != "" && o.Schema == "" {
+		err = errors.New("--database-url needs --schema (make demo DATABASE_URL=... SCHEMA=...)")
+	}
+	if err == nil && o.Rows <= 0 {
+		err = errors.New("--rows must be more than 0")
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
+		return exitUsage
 	}
 	if o.Schema == "" {
 		o.Schema = "acme"
