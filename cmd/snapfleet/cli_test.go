@@ -163,7 +163,7 @@ func TestConfigTable(t *testing.T) {
 func TestReadmeHasTheConfigTable(t *testing.T) {
 	t.Parallel()
 	want := configTable(model(t))
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	readme, err := os.ReadFile(filepath.Join(house, "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,10 @@ func (completionCmd) manual() page {
 	return page{
 		about: `Prints code that makes the shell complete snapfleet's commands and flags with the tabulator key.`,
 		examples: []example{
-			{"Bash: for this shell, and for all shells to come.",
-				"source <(snapfleet completion bash)\necho 'source <(snapfleet completion bash)' >> ~/.bashrc"},
+			{
+				"Bash: for this shell, and for all shells to come.",
+				"source <(snapfleet completion bash)\necho 'source <(snapfleet completion bash)' >> ~/.bashrc",
+			},
 			{"Zsh.", "source <(snapfleet completion zsh)\necho 'source <(snapfleet completion zsh)' >> ~/.zshrc"},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage},

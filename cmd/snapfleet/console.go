@@ -42,6 +42,9 @@ func newConsole(in, out, err *os.File) *console {
 		}
 	}
 	c.colors = c.outTTY && colorsWanted()
+	if !colorsWanted() {
+		text.DisableColors()
+	}
 	return c
 }
 

@@ -87,7 +87,8 @@ func (e *exportCmd) Run(ctx context.Context, c *console) (err error) {
 // attempt is the one attempt of a job that no queue knows.
 func (e *exportCmd) attempt(now time.Time) (contracts.Attempt, error) {
 	a := contracts.Attempt{Number: 1, ID: "1-export", Request: contracts.Request{
-		Version: contracts.RequestVersion, Tenant: e.Tenant, Job: e.Job, Only: e.Only, RequestedAt: now.Truncate(time.Millisecond)}}
+		Version: contracts.RequestVersion, Tenant: e.Tenant, Job: e.Job, Only: e.Only, RequestedAt: now.Truncate(time.Millisecond),
+	}}
 	if a.Request.Tenant == "" {
 		a.Request.Tenant = e.Schema
 		if !contracts.ValidTenant(e.Schema) {

@@ -36,8 +36,10 @@ func TestFleet(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	us := bucket.User{ARN: "arn:aws:iam::111111111111:user/worker", AccessKey: "AKIACMDWORKER0000000", SecretKey: "cmd/worker/secret/cmd/worker/secret/0000",
-		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"*"}]}`}
+	us := bucket.User{
+		ARN: "arn:aws:iam::111111111111:user/worker", AccessKey: "AKIACMDWORKER0000000", SecretKey: "cmd/worker/secret/cmd/worker/secret/0000",
+		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"*"}]}`,
+	}
 	them := bucket.User{ARN: "arn:aws:iam::222222222222:user/auditor", AccessKey: "AKIACMDAUDITOR000000", SecretKey: "cmd/auditor/secret/cmd/auditor/secret/00", Policy: permission}
 	for _, u := range []bucket.User{us, them} {
 		if err := aws.AddUser(u); err != nil {

@@ -322,11 +322,15 @@ What arrives:
   s3://<bucket>/<tenant>/<job>/snapshot_attachments_<job>.tar
   s3://<bucket>/<tenant>/<job>/manifest.json        written last: present means whole`,
 	examples: []example{
-		{"Once: create what the fleet needs in JetStream, and register a tenant.",
-			"snapfleet setup\nsnapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet"},
+		{
+			"Once: create what the fleet needs in JetStream, and register a tenant.",
+			"snapfleet setup\nsnapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet",
+		},
 		{"Run a worker, as many as you like.", "snapfleet worker"},
-		{"Ask for a snapshot, watch it, and prove what arrived.",
-			"snapfleet submit acme --wait\nsnapfleet verify s3://acme-snapshots/acme/2026-03-31-143022/"},
+		{
+			"Ask for a snapshot, watch it, and prove what arrived.",
+			"snapfleet submit acme --wait\nsnapfleet verify s3://acme-snapshots/acme/2026-03-31-143022/",
+		},
 	},
 	env: [][2]string{
 		{"SNAPFLEET_...", "Every flag --some-name can be given as SNAPFLEET_SOME_NAME; the flag wins."},

@@ -22,6 +22,7 @@ var (
 	binary   string
 	postgres *world.Postgres
 	broker   *world.NATS
+	house    string // the repository: the S3 server below changes the working directory
 )
 
 func TestMain(m *testing.M) { os.Exit(setUp(m)) }
@@ -30,6 +31,10 @@ func setUp(m *testing.M) (code int) {
 	fail := func(err error) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	}
+	var err error
+	if house, err = filepath.Abs(filepath.Join("..", "..")); err != nil {
+		return fail(err)
 	}
 	dir, err := os.MkdirTemp("", "snapfleet-cmd-")
 	if err != nil {

@@ -256,9 +256,13 @@ func (b *bars) end(ok bool) {
 		return
 	}
 	b.ended, b.ok = true, ok
+	b.now.Current = ""
 	b.mu.Unlock()
 	b.head.Abort(false)
 	for _, bar := range b.shown {
+		if ok { // the total was an estimate
+			bar.SetTotal(bar.Current(), false)
+		}
 		bar.Abort(false)
 	}
 	b.container.Wait()

@@ -11,11 +11,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/exaring/otelpgx"
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
 func TestRedact(t *testing.T) {
@@ -80,12 +83,14 @@ func TestPrintError(t *testing.T) {
 		want string
 	}{
 		{errors.New("dial nats://u:p@h: no"), "snapfleet: dial nats://***@h: no\n"},
-		{fmt.Errorf("submit: %w", contracts.Reject(contracts.UnknownTenant, "tenant x is not registered")),
+		{
+			fmt.Errorf("submit: %w", contracts.Reject(contracts.UnknownTenant, "tenant x is not registered")),
 			"snapfleet: tenant x is not registered\n" +
 				"    cause: no tenant of that name is registered, or its record\n" +
 				"           was removed\n" +
 				"    fix:   register it with `snapfleet tenant set`, then ask\n" +
-				"           again under a new job id\n"},
+				"           again under a new job id\n",
+		},
 		{explain(0, errors.New("w"), "c", "f"), "snapfleet: w\n    cause: c\n    fix:   f\n"},
 	} {
 		var b bytes.Buffer
@@ -163,7 +168,7 @@ func TestBars(t *testing.T) {
 	v.end(true)
 	v.end(false)
 	v.show("running", contracts.Progress{})
-	for _, want := range []string{"acme/j1", "tables", "2/3", "parts", "1.0 MiB", "✓"} {
+	for _, want := range []string{"acme/j1", "tables", "2/3", "1.0 MiB", "✓"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is not in\n%s", want, b.String())
 		}
@@ -193,7 +198,8 @@ func TestTenantChangeKeepsWhatIsNotGiven(t *testing.T) {
 	t.Parallel()
 	text := func(s string) *string { return &s }
 	was := contracts.Tenant{Name: "acme", Schema: "s", Destination: contracts.Destination{
-		Bucket: "b", Region: "r", RoleARN: "a", ExternalID: "x", Owner: "1", Endpoint: "e"}}
+		Bucket: "b", Region: "r", RoleARN: "a", ExternalID: "x", Owner: "1", Endpoint: "e",
+	}}
 	set := tenantSetCmd{Region: text("r2"), Owner: text(""), VolumeSize: new(byteSize)}
 	*set.VolumeSize = 5
 	want := was
@@ -211,5 +217,35 @@ func TestWrap(t *testing.T) {
 	}
 	if got := wrap("a\nb", 80); got != "a\nb" {
 		t.Errorf("%q", got)
+	}
+}
+
+// A statement that fails over a row's value leaves a span, and the span does not hold the value.
+func TestSpansHoldNoRows(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewSpanRecorder()
+	ctx, root := trace.NewTracerProvider(trace.WithSpanProcessor(spans)).Tracer("").Start(t.Context(), "root")
+	cfg, err := databaseFlags{DatabaseURL: postgres.URL("postgres")}.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Tracer = queryTracer{otelpgx.NewTracer(otelpgx.WithTracerProvider(root.TracerProvider()), otelpgx.WithDisableConnectionDetailsInAttributes())}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(ctx, "SELECT x::int FROM (VALUES (concat('sal', 'ary'))) v (x)"); err == nil || !strings.Contains(err.Error(), "salary") {
+		t.Fatalf("the server does not quote the value: %v", err)
+	}
+	root.End()
+	told := fmt.Sprintf("%+v", tracetest.SpanStubsFromReadOnlySpans(spans.Ended()))
+	if len(spans.Ended()) < 3 || !strings.Contains(told, "22P02") {
+		t.Errorf("the statement left no span with its SQLSTATE: %s", told)
+	}
+	for _, secret := range []string{"salary", cfg.Host, fmt.Sprint(cfg.Port)} {
+		if strings.Contains(told, secret) {
+			t.Errorf("a span shows %q: %s", secret, told)
+		}
 	}
 }

@@ -48,12 +48,17 @@ func (v *verifyCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	view := c.progress(c.err, c.errTTY, "verify")
-	report, err := uploader.Verify(ctx, source, uploader.VerifyOptions{Parallel: v.Parallel,
-		Progress: func(done, total int64) { view.show("", contracts.Progress{Bytes: done, BytesTotal: total}) }})
+	view := c.progress(c.err, c.errTTY, "verify "+source.String())
+	report, err := uploader.Verify(ctx, source, uploader.VerifyOptions{
+		Parallel: v.Parallel,
+		Progress: func(done, total int64) { view.show("", contracts.Progress{Bytes: done, BytesTotal: total}) },
+	})
 	view.end(err == nil && report.OK())
 	if err != nil {
 		return unreadable(err)
+	}
+	if c.errTTY {
+		fmt.Fprintln(c.err) // below the bars
 	}
 	c.report(report, v.Files)
 	if !report.OK() {

@@ -12,13 +12,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/exaring/otelpgx"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/exporter"
 	"github.com/snapfleet/snapfleet/uploader"
-	"go.opentelemetry.io/contrib/instrumentation/github.com/aws/aws-sdk-go-v2/otelaws"
 	"go.opentelemetry.io/otel"
 )
 
@@ -38,8 +36,10 @@ it can take jobs.
 The database role needs USAGE on the tenants' schemas and SELECT on their tables, and nothing else. The AWS
 identity needs sts:AssumeRole on the customers' roles, and s3:GetObject on the attachments' source buckets.`,
 		examples: []example{
-			{"With a database, and attachments that are stored per tenant.",
-				"export SNAPFLEET_DATABASE_URL='postgres://exporter@db.internal/ion?sslmode=verify-full'\nexport PGPASSWORD=...\nsnapfleet worker --nats-url=nats://nats.internal:4222 --attachments-source='ion-files={tenant}/'"},
+			{
+				"With a database, and attachments that are stored per tenant.",
+				"export SNAPFLEET_DATABASE_URL='postgres://exporter@db.internal/ion?sslmode=verify-full'\nexport PGPASSWORD=...\nsnapfleet worker --nats-url=nats://nats.internal:4222 --attachments-source='ion-files={tenant}/'",
+			},
 			{"With traces.", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 snapfleet worker"},
 		},
 		env:   [][2]string{envPG, envAWS, envOTEL, envColor},
@@ -96,7 +96,7 @@ func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.Tracer = otelpgx.NewTracer(otelpgx.WithTrimSQLInSpanName())
+	db.Tracer = newQueryTracer()
 	read, err := w.readFlags.config()
 	if err != nil {
 		return nil, err
@@ -137,13 +137,12 @@ func (w *workerCmd) name() string {
 	return "worker"
 }
 
-// loadAWS reads who we are from where the AWS SDK looks. Each request to S3 and STS becomes a span.
+// loadAWS reads who we are from where the AWS SDK looks.
 func loadAWS(ctx context.Context) (aws.Config, error) {
 	cfg, err := awsconfig.LoadDefaultConfig(ctx)
 	if err != nil {
 		return cfg, fmt.Errorf("read the AWS configuration: %w", err)
 	}
-	otelaws.AppendMiddlewares(&cfg.APIOptions)
 	return cfg, nil
 }
 
