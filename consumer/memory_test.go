@@ -165,8 +165,9 @@ type node struct {
 	ctx  context.Context // done when the node is killed: from then on it reaches nothing
 	kill context.CancelFunc
 
-	faults func(op string) fault // nil: none
-	gate   chan struct{}         // not nil while the node is stopped, as by SIGSTOP; guarded by mu
+	faults func(op string) fault // nil: none; asked one call at a time
+	asking sync.Mutex
+	gate   chan struct{} // not nil while the node is stopped, as by SIGSTOP; guarded by mu
 }
 
 // fault is what happens to one call.
@@ -199,10 +200,7 @@ func (w *memory) node(name string) *node {
 // reach makes one call to the world, with its fault.
 func (n *node) reach(ctx context.Context, op string, effect func() error) error {
 	n.passGate()
-	f := fault{}
-	if n.faults != nil {
-		f = n.faults(op)
-	}
+	f := n.fault(op)
 	if f.kind == die {
 		n.kill()
 	}
@@ -228,6 +226,15 @@ func (n *node) reach(ctx context.Context, op string, effect func() error) error 
 		return errKilled
 	}
 	return err
+}
+
+func (n *node) fault(op string) fault {
+	n.asking.Lock()
+	defer n.asking.Unlock()
+	if n.faults == nil {
+		return fault{}
+	}
+	return n.faults(op)
 }
 
 // stop makes every call of the node wait for cont.
