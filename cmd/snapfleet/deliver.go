@@ -56,7 +56,11 @@ func (d *deliver) Prepare(ctx context.Context, a contracts.Attempt, j consumer.J
 // write delivers one archive, and reports what is to be expected of it.
 func write(ctx context.Context, to *uploader.Delivery, archive contracts.Archive, phase contracts.Phase, j consumer.Journal) error {
 	j.Progress(func(p *contracts.Progress) { p.Phase, p.Current, p.BytesTotal = phase, "", p.Bytes+archive.Bytes })
-	return to.Write(ctx, archive)
+	if err := to.Write(ctx, archive); err != nil {
+		return err
+	}
+	j.Progress(func(p *contracts.Progress) { p.Current, p.BytesTotal = "", p.Bytes }) // no longer an estimate
+	return nil
 }
 
 // expect reports how much there is to do.

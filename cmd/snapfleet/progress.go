@@ -30,6 +30,18 @@ func (c *console) progress(w io.Writer, terminal bool, title string) progressVie
 	return &lines{w: w, title: title, now: time.Now}
 }
 
+// stage is where a job stands, in words. The phase is of an attempt, and says something only while one runs.
+func stage(state string, p contracts.Progress) string {
+	switch {
+	case p.Phase == "" || state != "" && state != "running":
+		return state
+	case state == "":
+		return string(p.Phase)
+	default:
+		return state + ", " + string(p.Phase)
+	}
+}
+
 // meter turns totals seen at instants into a rate and a time to go.
 type meter struct {
 	seen []sample
@@ -129,11 +141,8 @@ func (l *lines) show(state string, p contracts.Progress) {
 
 func (l *lines) words(state string, p contracts.Progress) []string {
 	var words []string
-	if state != "" {
-		words = append(words, state)
-	}
-	if p.Phase != "" && string(p.Phase) != state {
-		words = append(words, string(p.Phase))
+	if s := stage(state, p); s != "" {
+		words = append(words, s)
 	}
 	if p.TablesTotal > 0 {
 		words = append(words, fmt.Sprintf("%d/%d tables", p.Tables, p.TablesTotal))
@@ -240,13 +249,11 @@ func (b *bars) headline() string {
 	case b.ended:
 		mark = text.FgRed.Sprint("✗")
 	}
-	words := []string{}
-	for _, s := range []string{b.state, string(b.now.Phase)} {
-		if s != "" && !b.ended && (len(words) == 0 || words[0] != s) {
-			words = append(words, s)
-		}
+	words := stage(b.state, b.now)
+	if b.ended {
+		words = b.state
 	}
-	return mark + " " + text.Bold.Sprint(b.title) + "  " + text.Faint.Sprint(strings.Join(words, ", "))
+	return mark + " " + text.Bold.Sprint(b.title) + "  " + text.Faint.Sprint(words)
 }
 
 func (b *bars) end(ok bool) {

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/exaring/otelpgx"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
@@ -86,35 +83,4 @@ func (t *telemetry) close() error {
 		return fmt.Errorf("flush telemetry: %w", err)
 	}
 	return nil
-}
-
-// queryTracer makes a span of each statement, without what a span may not hold: the server's messages can quote
-// rows, and a connection's attributes are most of a DSN.
-type queryTracer struct{ *otelpgx.Tracer }
-
-func newQueryTracer() queryTracer {
-	return queryTracer{otelpgx.NewTracer(otelpgx.WithDisableConnectionDetailsInAttributes())}
-}
-
-// TraceQueryEnd implements pgx.QueryTracer.
-func (t queryTracer) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
-	data.Err = wordless(data.Err)
-	t.Tracer.TraceQueryEnd(ctx, conn, data)
-}
-
-// TraceConnectEnd implements pgx.ConnectTracer.
-func (t queryTracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
-	data.Err = wordless(data.Err)
-	t.Tracer.TraceConnectEnd(ctx, data)
-}
-
-// wordless keeps of a database's error only its code.
-func wordless(err error) error {
-	if server, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return &pgconn.PgError{Severity: server.Severity, Code: server.Code, Message: "see the worker's log"}
-	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return errors.New("cannot connect")
-	}
-	return err
 }

@@ -96,7 +96,6 @@ func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.Tracer = newQueryTracer()
 	read, err := w.readFlags.config()
 	if err != nil {
 		return nil, err
