@@ -34,6 +34,8 @@ type memory struct {
 
 	folders map[string]*folder // by "tenant/job/"
 	trail   []string
+
+	asking sync.Mutex // held while faults are thrown
 }
 
 type cell struct {
@@ -165,9 +167,8 @@ type node struct {
 	ctx  context.Context // done when the node is killed: from then on it reaches nothing
 	kill context.CancelFunc
 
-	faults func(op string) fault // nil: none; asked one call at a time
-	asking sync.Mutex
-	gate   chan struct{} // not nil while the node is stopped, as by SIGSTOP; guarded by mu
+	faults func(op string) fault // nil: none; asked about one call at a time
+	gate   chan struct{}         // not nil while the node is stopped, as by SIGSTOP; guarded by mu
 }
 
 // fault is what happens to one call.

@@ -377,7 +377,7 @@ func TestRandomFaults(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newMemory(t)
 			ctx, stop := context.WithCancel(t.Context())
-			rnd := rand.New(rand.NewPCG(seed, 1))
+			rnd, dice := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
 			calm := time.Now().Add(time.Hour) // faults stop after that
 			start := func(name string) (*node, func()) {
 				n := w.node(name)
@@ -413,7 +413,7 @@ func TestRandomFaults(t *testing.T) {
 						nodes[i], waits = fresh, append(waits, wait)
 					}
 				}
-				if n := nodes[rnd.IntN(3)]; rnd.IntN(60) == 0 && time.Now().Before(calm) {
+				if n := nodes[dice.IntN(3)]; dice.IntN(60) == 0 && time.Now().Before(calm) {
 					n.stop()
 					time.AfterFunc(100*time.Second, n.cont)
 				}
