@@ -10,7 +10,7 @@ import (
 // apart: it failed, or it failed but took effect.
 type Fault struct {
 	// Match chooses the calls, by operation, bucket, key, part number ... It is asked before anything is
-	// done, from many goroutines, and must be quick. Nil: every call of S3 and STS.
+	// done, one call at a time, and must be quick and not call the server. Nil: every call of S3 and STS.
 	Match func(Call) bool
 	// Skip lets that many matching calls pass undisturbed first; Times is how many are disturbed after
 	// that. 0: all that follow.
@@ -33,7 +33,8 @@ type Reply struct {
 	Status  int
 	Code    string
 	Message string // for people; empty: the code
-	// Lost resets the connection instead of answering.
+	// Lost resets the connection instead of answering. On a connection that was used before, net/http
+	// repeats a GET or HEAD by itself then, once on another connection: with Times 1 nobody notices.
 	Lost bool
 	// Cut sends the real answer's header and about that many bytes of its body, then ends the
 	// connection. It implies Apply. S3 only.

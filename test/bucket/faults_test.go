@@ -62,6 +62,22 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestFaultWithoutBody: requests that send nothing can be disturbed, too.
+func TestFaultWithoutBody(t *testing.T) {
+	name, role := customer(t)
+	c := within(t, role, "")
+	for _, reply := range []bucket.Reply{{Status: 503, Code: "SlowDown"}, {Lost: true}} {
+		fault := server.Inject(bucket.Fault{Match: func(c bucket.Call) bool { return c.Bucket == name }, Reply: reply})
+		if _, err := c.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: &name}); err == nil || reply.Code != "" && code(err) != reply.Code {
+			t.Errorf("list, %+v: %v", reply, err)
+		}
+		if _, err := c.HeadBucket(t.Context(), &s3.HeadBucketInput{Bucket: &name}); err == nil {
+			t.Errorf("head, %+v: no error", reply)
+		}
+		fault.Remove()
+	}
+}
+
 func TestFaultInAnError200(t *testing.T) {
 	name, role := customer(t)
 	c := within(t, role, "")

@@ -50,7 +50,9 @@ func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
 		}
 		if !f.Reply.Lost {
 			// An answer before the whole body was read reaches a busy client as a reset only.
-			io.Copy(io.Discard, c.Request().BodyStream()) //nolint:errcheck // the client gave up: nobody to tell
+			if body := c.Request().BodyStream(); body != nil {
+				io.Copy(io.Discard, body) //nolint:errcheck // the client gave up: nobody to tell
+			}
 		}
 	}
 	switch {

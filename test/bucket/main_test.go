@@ -26,7 +26,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if server, err = bucket.Start(context.Background(), bucket.Config{Dir: dir}); err != nil {
+	if server, err = bucket.Start(context.Background(), bucket.Config{Dir: dir, Region: "us-west-2", Versioning: true}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -3,10 +3,13 @@ package bucket_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/snapfleet/snapfleet/test/bucket"
 )
@@ -298,8 +302,74 @@ func TestSDKConfiguration(t *testing.T) {
 	}
 }
 
+// TestWrongRegion: a HEAD has no body to name the right region in, so a header does.
+func TestWrongRegion(t *testing.T) {
+	name, _ := customer(t)
+	cfg := server.AWSConfig(worker)
+	cfg.Region = "eu-west-1"
+	_, err := s3.NewFromConfig(cfg, once).HeadBucket(t.Context(), &s3.HeadBucketInput{Bucket: &name})
+	response, ok := errors.AsType[*smithyhttp.ResponseError](err)
+	if !ok {
+		t.Fatalf("got %v", err)
+	}
+	if got := response.Response.Header.Get("X-Amz-Bucket-Region"); response.HTTPStatusCode() != http.StatusBadRequest || got != server.Region() {
+		t.Errorf("answered %d and region %q, want 400 and %q", response.HTTPStatusCode(), got, server.Region())
+	}
+}
+
+func TestVersioning(t *testing.T) {
+	name, role := customer(t)
+	if _, err := server.Admin().PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{Bucket: &name,
+		VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled}}); err != nil {
+		t.Fatal(err)
+	}
+	c := within(t, role, "")
+	for _, body := range []string{"first", "second"} {
+		if err := put(t.Context(), c, name, "a", body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.CompleteMultipartUpload(t.Context(), upload(t, c, name, "a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := server.Admin().ListObjectVersions(t.Context(), &s3.ListObjectVersionsInput{Bucket: &name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out.Versions) != 3 {
+		t.Errorf("%d versions, want 3", len(out.Versions))
+	}
+}
+
 func TestOnePerProcess(t *testing.T) {
 	if _, err := bucket.Start(t.Context(), bucket.Config{Dir: t.TempDir()}); err != bucket.ErrRunning {
 		t.Fatalf("a second server: %v", err)
 	}
+}
+
+// BenchmarkUploadPart is how fast four uploads of 16 MiB parts are at once, client and server together.
+func BenchmarkUploadPart(b *testing.B) {
+	name := "benchmark"
+	if err := server.CreateBucket(b.Context(), name, theirs); err != nil {
+		b.Fatal(err)
+	}
+	c := server.Admin()
+	created, err := c.CreateMultipartUpload(b.Context(), &s3.CreateMultipartUploadInput{Bucket: &name, Key: aws.String("a"),
+		ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme, ChecksumType: types.ChecksumTypeFullObject})
+	if err != nil {
+		b.Fatal(err)
+	}
+	part := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	b.SetBytes(int64(len(part)))
+	b.SetParallelism(2)
+	var n atomic.Int32
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			_, err := c.UploadPart(b.Context(), &s3.UploadPartInput{Bucket: &name, Key: aws.String("a"), UploadId: created.UploadId,
+				PartNumber: aws.Int32(1 + n.Add(1)%8), Body: bytes.NewReader(part), ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme})
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
