@@ -3,7 +3,6 @@ package uploader
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"fmt"
 
 	"github.com/minio/crc64nvme"
 )
@@ -54,13 +53,4 @@ func crcText(crc uint64) string {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], crc)
 	return base64.StdEncoding.EncodeToString(b[:])
-}
-
-// parseCRC reads what crcText wrote.
-func parseCRC(s string) (uint64, error) {
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil || len(b) != 8 {
-		return 0, fmt.Errorf("%.40q is not a CRC64NVME in base64", s)
-	}
-	return binary.BigEndian.Uint64(b), nil
 }
