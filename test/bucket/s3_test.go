@@ -154,6 +154,15 @@ func TestSessionsEnd(t *testing.T) {
 	if err := put(t.Context(), c, name, "a", "x"); err != nil {
 		t.Fatal(err)
 	}
+	keys, err := c.Options().Credentials.Retrieve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range []string{"", "a" + keys.SessionToken[1:], keys.SessionToken + "a"} {
+		if err := put(t.Context(), withKeys(keys.AccessKeyID, keys.SecretAccessKey, token), name, "a", "x"); code(err) != "InvalidToken" {
+			t.Fatalf("with another token: %v", err)
+		}
+	}
 	server.ExpireSessions()
 	if err := put(t.Context(), c, name, "a", "x"); code(err) != "ExpiredToken" {
 		t.Fatalf("after the session: %v", err)

@@ -2,12 +2,18 @@ package bucket_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 
@@ -136,6 +142,12 @@ func TestTrustChangesAtRunTime(t *testing.T) {
 	set(policy(`{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}`,
 		`{"Effect":"Deny","Principal":{"AWS":"`+ours+`"},"Action":"sts:AssumeRole"}`))
 	try("AccessDenied")
+	// Without an external ID the condition key is absent, and not empty.
+	set(policy(`{"Effect":"Allow","Principal":{"AWS":"` + ours + `"},"Action":"sts:AssumeRole","Condition":{"Null":{"sts:ExternalId":"true"}}}`))
+	try("AccessDenied")
+	if _, err := client.AssumeRole(t.Context(), assume(role, func(in *sts.AssumeRoleInput) { in.ExternalId = nil })); err != nil {
+		t.Fatalf("a trust that wants no external ID: %v", err)
+	}
 	server.RemoveRole(role)
 	try("AccessDenied")
 }
@@ -177,5 +189,55 @@ func TestRoleChaining(t *testing.T) {
 	}
 	if _, err := chained.AssumeRole(t.Context(), assume(customers, func(in *sts.AssumeRoleInput) { in.DurationSeconds = aws.Int32(3601) })); code(err) != "ValidationError" {
 		t.Errorf("more than an hour by chaining: %v", err)
+	}
+}
+
+// TestSignatures signs by hand what the SDK would not.
+func TestSignatures(t *testing.T) {
+	_, role := customer(t)
+	form := url.Values{"Action": {"AssumeRole"}, "Version": {"2011-06-15"}, "RoleArn": {role}, "RoleSessionName": {"by-hand"}, "ExternalId": {externalID}}.Encode()
+	for name, tc := range map[string]struct {
+		region, service string
+		skew            time.Duration
+		tamper          bool
+		want            string
+	}{
+		"as it should be":    {server.Region(), "sts", 0, false, "<AssumeRoleResult>"},
+		"slow clock":         {server.Region(), "sts", -14 * time.Minute, false, "<AssumeRoleResult>"},
+		"too old":            {server.Region(), "sts", -16 * time.Minute, false, "<Code>SignatureDoesNotMatch</Code>"},
+		"not yet":            {server.Region(), "sts", 16 * time.Minute, false, "<Code>SignatureDoesNotMatch</Code>"},
+		"another region":     {"eu-west-1", "sts", 0, false, "<Code>SignatureDoesNotMatch</Code>"},
+		"another service":    {server.Region(), "s3", 0, false, "<Code>SignatureDoesNotMatch</Code>"},
+		"changed afterwards": {server.Region(), "sts", 0, true, "<Code>SignatureDoesNotMatch</Code>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sum := sha256.Sum256([]byte(form))
+			body := form
+			if tc.tamper {
+				body += "&DurationSeconds=900"
+			}
+			q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.STSEndpoint()+"/", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			credentials := aws.Credentials{AccessKeyID: worker.AccessKey, SecretAccessKey: worker.SecretKey}
+			if err := v4.NewSigner().SignHTTP(t.Context(), credentials, q, hex.EncodeToString(sum[:]), tc.service, tc.region, time.Now().Add(tc.skew)); err != nil {
+				t.Fatal(err)
+			}
+			r, err := server.HTTPClient().Do(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Body.Close()
+			answer, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(answer), tc.want) {
+				t.Errorf("answered %s, want %s", answer, tc.want)
+			}
+		})
 	}
 }
