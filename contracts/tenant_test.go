@@ -62,6 +62,8 @@ func tenantCases() []tenantCase {
 		{name: "role with space", change: func(t *T) { t.Destination.RoleARN += " " }, names: "role ARN"},
 		{name: "no external ID", change: func(t *T) { t.Destination.ExternalID = "" }, names: "external ID"},
 		{name: "external ID too short", change: func(t *T) { t.Destination.ExternalID = "secret" }, names: "external ID"},
+		{name: "longest external ID", change: func(t *T) { t.Destination.ExternalID = strings.Repeat("x", 1224) }},
+		{name: "external ID too long", change: func(t *T) { t.Destination.ExternalID = strings.Repeat("x", 1225) }, names: "external ID"},
 		{name: "external ID with space", change: func(t *T) { t.Destination.ExternalID += " x" }, names: "external ID"},
 		{name: "owner", change: func(t *T) { t.Destination.Owner = "12345" }, names: "owner"},
 		{name: "key's id only", change: func(t *T) { t.Destination.KMSKeyARN = "0d4c3f0e" }, names: "KMS key ARN"},
