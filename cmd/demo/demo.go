@@ -193,7 +193,7 @@ func (d *demo) version(ctx context.Context, lead string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // it has served
+	defer conn.Close(ctx) // it has served
 	cfg := conn.Config()
 	return fmt.Sprintf("%s%s at %s:%d", lead, conn.PgConn().ParameterStatus("server_version"), cfg.Host, cfg.Port), nil
 }
@@ -217,7 +217,7 @@ func (d *demo) loadRows(ctx context.Context) (rows, tables int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has served
+	defer conn.Close(context.WithoutCancel(ctx)) // it has served
 	if err := factory.Load(ctx, conn, d.Schema, d.Rows); err != nil {
 		return 0, 0, err
 	}

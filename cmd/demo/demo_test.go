@@ -113,7 +113,7 @@ func (r *demonstration) end(t *testing.T, want int) string {
 	for line := range r.lines {
 		r.said.WriteString(line + "\n")
 	}
-	r.cmd.Wait() //nolint:errcheck // the exit code says it
+	r.cmd.Wait() // the exit code says it
 	if got := r.cmd.ProcessState.ExitCode(); got != want {
 		t.Fatalf("exit code %d, want %d:\n%s%s", got, want, &r.said, r.err)
 	}
@@ -201,17 +201,17 @@ func TestOwnDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Stop() //nolint:errcheck // the test is over
+	defer p.Stop() // the test is over
 	database, err := p.CreateDatabase(t.Context(), "own")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.DropDatabase(context.Background(), "own") //nolint:errcheck // the test is over
+	defer p.DropDatabase(context.Background(), "own") // the test is over
 	conn, err := pgx.Connect(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background()) //nolint:errcheck // the test is over
+	defer conn.Close(context.Background()) // the test is over
 	const schema = `O'Brien & "sons"`
 	if err := factory.Load(t.Context(), conn, schema, 0.001); err != nil {
 		t.Fatal(err)

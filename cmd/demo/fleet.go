@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func (f *fleet) run(ctx context.Context, env []string, out io.Writer, args ...st
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended by now
+		cmd.Process.Signal(syscall.SIGTERM) // it may have ended by now
 		<-done
 		return context.Cause(ctx)
 	}
@@ -123,14 +124,14 @@ func (f *fleet) work(ctx context.Context, name string, env []string, args ...str
 		w.cmd.Env = append(append([]string(nil), f.env...), env...)
 		w.cmd.Stdout, w.cmd.Stderr = log, log
 		w.done, err = world.Spawn(w.cmd, syscall.SIGKILL)
-		log.Close() //nolint:errcheck // the worker has it open, too
+		log.Close() // the worker has it open, too
 		if err != nil {
 			return nil, err
 		}
 		if last = w.ready(ctx); last == nil {
 			return w, nil
 		}
-		w.stop() //nolint:errcheck // why it is not ready says more
+		w.stop() // why it is not ready says more
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -147,7 +148,7 @@ func (w *workerProcess) ready(ctx context.Context) error {
 	for {
 		select {
 		case err := <-w.done:
-			return fmt.Errorf("%s ended at its start (%v): %s", w.name, err, w.lastWords())
+			return fmt.Errorf("%s ended at its start: %w: %s", w.name, cmp.Or(err, errors.New("without an error")), w.lastWords())
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w: %s", w.name, context.Cause(ctx), w.lastWords())
 		case <-tick.C:
@@ -156,7 +157,7 @@ func (w *workerProcess) ready(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		r.Body.Close() //nolint:errcheck // read to nowhere
+		r.Body.Close() // read to nowhere
 		if r.StatusCode == http.StatusOK {
 			return nil
 		}
@@ -175,12 +176,12 @@ func (w *workerProcess) lastWords() string {
 
 // stop lets the worker drain: there is nothing to do any more, or nobody who waits for it.
 func (w *workerProcess) stop() error {
-	w.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended by now
+	w.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by now
 	select {
 	case err := <-w.done:
 		return err
 	case <-time.After(15 * time.Second):
-		w.cmd.Process.Kill() //nolint:errcheck // it may have ended by now
+		w.cmd.Process.Kill() // it may have ended by now
 		<-w.done
 		return fmt.Errorf("%s did not stop within 15s and was killed", w.name)
 	}
@@ -195,7 +196,7 @@ func (w *workerProcess) peak() (bytes int64, known bool) {
 	if !ok || runtime.GOOS != "linux" {
 		return 0, false
 	}
-	return int64(usage.Maxrss) << 10, true
+	return usage.Maxrss << 10, true
 }
 
 func freeAddress() (string, error) {
@@ -203,6 +204,6 @@ func freeAddress() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find a free port: %w", err)
 	}
-	defer l.Close() //nolint:errcheck // nothing was written
+	defer l.Close() // nothing was written
 	return l.Addr().String(), nil
 }

@@ -83,9 +83,15 @@ func s3Call(method, escaped string, query url.Values, header http.Header) Call {
 
 // subresources are the query keys that make another operation of a method on a bucket or an object.
 var subresources = []struct{ key, noun string }{
-	{"policy", "BucketPolicy"}, {"versioning", "BucketVersioning"}, {"acl", "Acl"}, {"tagging", "Tagging"},
-	{"lifecycle", "BucketLifecycleConfiguration"}, {"encryption", "BucketEncryption"}, {"cors", "BucketCors"},
-	{"location", "BucketLocation"}, {"attributes", "ObjectAttributes"},
+	{"policy", "BucketPolicy"},
+	{"versioning", "BucketVersioning"},
+	{"acl", "Acl"},
+	{"tagging", "Tagging"},
+	{"lifecycle", "BucketLifecycleConfiguration"},
+	{"encryption", "BucketEncryption"},
+	{"cors", "BucketCors"},
+	{"location", "BucketLocation"},
+	{"attributes", "ObjectAttributes"},
 }
 
 func operation(method, bucket, key string, query url.Values, header http.Header) string {

@@ -82,8 +82,10 @@ func TestFaultInAnError200(t *testing.T) {
 	name, role := customer(t)
 	c := within(t, role, "")
 	in := upload(t, c, name, "late", 1)
-	fault := server.Inject(bucket.Fault{Match: operation("CompleteMultipartUpload", name), Times: 1,
-		Reply: bucket.Reply{Status: 200, Code: "InternalError", Message: "We encountered an internal error. Please try again."}})
+	fault := server.Inject(bucket.Fault{
+		Match: operation("CompleteMultipartUpload", name), Times: 1,
+		Reply: bucket.Reply{Status: 200, Code: "InternalError", Message: "We encountered an internal error. Please try again."},
+	})
 	defer fault.Remove()
 	if _, err := c.CompleteMultipartUpload(t.Context(), in); code(err) != "InternalError" {
 		t.Fatalf("an error in a 200: %v", err)

@@ -51,7 +51,7 @@ func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
 		if !f.Reply.Lost {
 			// An answer before the whole body was read reaches a busy client as a reset only.
 			if body := c.Request().BodyStream(); body != nil {
-				io.Copy(io.Discard, body) //nolint:errcheck // the client gave up: nobody to tell
+				io.Copy(io.Discard, body) // the client gave up: nobody to tell
 			}
 		}
 	}

@@ -222,8 +222,10 @@ func TestRevocation(t *testing.T) {
 // upload starts an upload of two parts with CRC64NVME and returns what completes it.
 func upload(t *testing.T, c *s3.Client, name, key string, numbers ...int32) *s3.CompleteMultipartUploadInput {
 	t.Helper()
-	created, err := c.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &name, Key: &key,
-		ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme, ChecksumType: types.ChecksumTypeFullObject})
+	created, err := c.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{
+		Bucket: &name, Key: &key,
+		ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme, ChecksumType: types.ChecksumTypeFullObject,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,8 +233,10 @@ func upload(t *testing.T, c *s3.Client, name, key string, numbers ...int32) *s3.
 	for _, n := range numbers {
 		// A body that cannot seek, as a stream is sent: its checksum comes in a trailer.
 		body := io.LimitReader(strings.NewReader(strings.Repeat(fmt.Sprint(n%10), 5<<20)), 5<<20)
-		out, err := c.UploadPart(t.Context(), &s3.UploadPartInput{Bucket: &name, Key: &key, UploadId: created.UploadId,
-			PartNumber: &n, Body: body, ContentLength: aws.Int64(5 << 20), ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme})
+		out, err := c.UploadPart(t.Context(), &s3.UploadPartInput{
+			Bucket: &name, Key: &key, UploadId: created.UploadId,
+			PartNumber: &n, Body: body, ContentLength: aws.Int64(5 << 20), ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,8 +332,10 @@ func TestWrongRegion(t *testing.T) {
 
 func TestVersioning(t *testing.T) {
 	name, role := customer(t)
-	if _, err := server.Admin().PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{Bucket: &name,
-		VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled}}); err != nil {
+	if _, err := server.Admin().PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{
+		Bucket:                  &name,
+		VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	c := within(t, role, "")
@@ -363,8 +369,10 @@ func BenchmarkUploadPart(b *testing.B) {
 		b.Fatal(err)
 	}
 	c := server.Admin()
-	created, err := c.CreateMultipartUpload(b.Context(), &s3.CreateMultipartUploadInput{Bucket: &name, Key: aws.String("a"),
-		ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme, ChecksumType: types.ChecksumTypeFullObject})
+	created, err := c.CreateMultipartUpload(b.Context(), &s3.CreateMultipartUploadInput{
+		Bucket: &name, Key: aws.String("a"),
+		ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme, ChecksumType: types.ChecksumTypeFullObject,
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -374,8 +382,10 @@ func BenchmarkUploadPart(b *testing.B) {
 	var n atomic.Int32
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			_, err := c.UploadPart(b.Context(), &s3.UploadPartInput{Bucket: &name, Key: aws.String("a"), UploadId: created.UploadId,
-				PartNumber: aws.Int32(1 + n.Add(1)%8), Body: bytes.NewReader(part), ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme})
+			_, err := c.UploadPart(b.Context(), &s3.UploadPartInput{
+				Bucket: &name, Key: aws.String("a"), UploadId: created.UploadId,
+				PartNumber: aws.Int32(1 + n.Add(1)%8), Body: bytes.NewReader(part), ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme,
+			})
 			if err != nil {
 				b.Fatal(err)
 			}

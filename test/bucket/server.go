@@ -116,7 +116,7 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		s.stop(err)
 		return nil, err
 	}
-	context.AfterFunc(ctx, func() { s.Close() }) //nolint:errcheck // Close keeps its error for the one who asks
+	context.AfterFunc(ctx, func() { s.Close() }) // Close keeps its error for the one who asks
 	return s, nil
 }
 
@@ -143,13 +143,13 @@ func (s *Server) startSTS() error {
 	}
 	go func() {
 		defer close(s.stsDone)
-		s.stsServer.ServeTLS(l, "", "") //nolint:errcheck // ErrServerClosed, from stopSTS
+		s.stsServer.ServeTLS(l, "", "") // ErrServerClosed, from stopSTS
 	}()
 	return nil
 }
 
 func (s *Server) stopSTS() {
-	s.stsServer.Close() //nolint:errcheck // nothing to lose
+	s.stsServer.Close() // nothing to lose
 	<-s.stsDone
 }
 

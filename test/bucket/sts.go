@@ -78,7 +78,7 @@ func (s *Server) serveSTS(w http.ResponseWriter, q *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/xml")
 	w.WriteHeader(status)
-	w.Write(reply) //nolint:errcheck // the client is gone: nobody to tell
+	w.Write(reply) // the client is gone: nobody to tell
 }
 
 func (s *Server) answerSTS(p principal, form url.Values) (int, []byte) {
@@ -232,7 +232,7 @@ func reset(conn net.Conn) {
 		conn = t.NetConn()
 	}
 	if t, ok := conn.(*net.TCPConn); ok {
-		t.SetLinger(0) //nolint:errcheck // closed either way
+		t.SetLinger(0) // closed either way
 	}
-	conn.Close() //nolint:errcheck // closed either way
+	conn.Close() // closed either way
 }

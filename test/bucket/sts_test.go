@@ -155,14 +155,18 @@ func TestTrustChangesAtRunTime(t *testing.T) {
 func TestRoleChaining(t *testing.T) {
 	_, customers := customer(t)
 	pod := "arn:aws:iam::" + ours + ":role/pod"
-	err := server.SetRole(bucket.Role{ARN: pod, MaxSession: 12 * time.Hour,
+	err := server.SetRole(bucket.Role{
+		ARN: pod, MaxSession: 12 * time.Hour,
 		Trust:  policy(`{"Effect":"Allow","Principal":{"AWS":"` + worker.ARN + `"},"Action":"sts:AssumeRole"}`),
-		Policy: statement("Allow", "sts:AssumeRole", "*")})
+		Policy: statement("Allow", "sts:AssumeRole", "*"),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := server.SetRole(bucket.Role{ARN: customers, MaxSession: 12 * time.Hour,
-		Trust: policy(`{"Effect":"Allow","Principal":{"AWS":"` + pod + `"},"Action":"sts:AssumeRole"}`)}); err != nil {
+	if err := server.SetRole(bucket.Role{
+		ARN: customers, MaxSession: 12 * time.Hour,
+		Trust: policy(`{"Effect":"Allow","Principal":{"AWS":"` + pod + `"},"Action":"sts:AssumeRole"}`),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := stsClient(worker).AssumeRole(t.Context(), assume(customers)); code(err) != "AccessDenied" {

@@ -21,7 +21,7 @@ func Load(ctx context.Context, url string, script io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // every statement has been answered
+	defer conn.Close(context.WithoutCancel(ctx)) // every statement has been answered
 	return LoadConn(ctx, conn, script)
 }
 

@@ -194,7 +194,7 @@ func (p *Postgres) start(ctx context.Context) error {
 	p.proc = proc
 	p.mu.Unlock()
 	if err = p.await(ctx, proc); err != nil {
-		p.end(Immediate) //nolint:errcheck // err says more
+		p.end(Immediate) // err says more
 	}
 	return err
 }
@@ -218,7 +218,7 @@ func (p *Postgres) await(ctx context.Context, proc *process) error {
 		}
 		// Somebody else's server on that port would let us in, too.
 		err = p.isOurs(ctx, conn)
-		conn.Close(ctx) //nolint:errcheck // it has served
+		conn.Close(ctx) // it has served
 		return err
 	}
 }
@@ -277,7 +277,7 @@ func (p *Postgres) exec(ctx context.Context, sql string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has served
+	defer conn.Close(context.WithoutCancel(ctx)) // it has served
 	_, err = conn.Exec(ctx, sql).ReadAll()
 	return err
 }
@@ -323,7 +323,7 @@ func (p *Postgres) end(mode Mode) error {
 	case <-proc.done:
 		return nil
 	case <-time.After(30 * time.Second):
-		proc.cmd.Process.Kill() //nolint:errcheck // the last resort
+		proc.cmd.Process.Kill() // the last resort
 		<-proc.done
 		return fmt.Errorf("it did not end within 30s and was killed: %s", proc.log)
 	}

@@ -33,7 +33,7 @@ func TestPostgresLives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Stop() //nolint:errcheck // stopped below
+	defer p.Stop() // stopped below
 	url, err := p.CreateDatabase(t.Context(), `odd "name`)
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,7 @@ func Load(ctx context.Context, conn *pgx.Conn, schema string, scale float64) (er
 		`:'scale'`, "'"+strconv.FormatFloat(scale, 'f', -1, 64)+"'",
 	).Replace(tenantSQL)
 	if err := world.LoadConn(ctx, conn.PgConn(), strings.NewReader(script)); err != nil {
-		conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") //nolint:errcheck // the first error is the one to tell
+		conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") // the first error is the one to tell
 		return fmt.Errorf("load the factory's tenant %q: %w", schema, err)
 	}
 	if err := insertFiles(ctx, conn, schema); err != nil {
@@ -61,7 +61,7 @@ type File struct {
 // Body is the content, the same each time.
 func (f File) Body() []byte {
 	b := make([]byte, f.Size)
-	rand.NewChaCha8(f.seed).Read(b) //nolint:errcheck // never fails
+	rand.NewChaCha8(f.seed).Read(b) // never fails
 	return b
 }
 

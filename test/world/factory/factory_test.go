@@ -27,7 +27,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.DropDatabase(context.Background(), "factory") //nolint:errcheck // mostly the server's end, too
+	defer p.DropDatabase(context.Background(), "factory") // mostly the server's end, too
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
