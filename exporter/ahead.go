@@ -17,13 +17,10 @@ type ahead[J, R any] struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	window int
-	jobs   []J
 	do     func(ctx context.Context, worker int, job J, w io.Writer) (R, error)
 
-	mu    sync.Mutex // held by the worker that takes the next job
-	taken int        // jobs taken
-
-	order chan *piece[J, R]
+	order chan *piece[J, R] // for who reads
+	todo  chan *piece[J, R] // for who works
 	done  sync.WaitGroup
 }
 
@@ -51,11 +48,12 @@ func lookAhead[J, R any](ctx context.Context, workers, window int, jobs []J,
 	do func(ctx context.Context, worker int, job J, w io.Writer) (R, error),
 ) *ahead[J, R] {
 	workers = min(workers, len(jobs))
-	a := &ahead[J, R]{window: max(1, window/len(block{}.b)), jobs: jobs, do: do, order: make(chan *piece[J, R], workers)}
+	a := &ahead[J, R]{window: max(1, window/len(block{}.b)), do: do, order: make(chan *piece[J, R], workers), todo: make(chan *piece[J, R])}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	a.done.Go(func() { a.feed(jobs) })
 	for worker := range workers {
 		a.done.Go(func() {
-			for p := a.take(); p != nil; p = a.take() {
+			for p := range a.todo {
 				a.run(worker, p)
 			}
 		})
@@ -63,20 +61,20 @@ func lookAhead[J, R any](ctx context.Context, workers, window int, jobs []J,
 	return a
 }
 
-// take begins the next job, once there is room in the line.
-func (a *ahead[J, R]) take() *piece[J, R] {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.taken == len(a.jobs) || a.ctx.Err() != nil {
-		return nil
-	}
-	p := &piece[J, R]{job: a.jobs[a.taken], blocks: make(chan *block, a.window)}
-	select {
-	case a.order <- p:
-		a.taken++
-		return p
-	case <-a.ctx.Done():
-		return nil
+// feed puts each job into the line, once there is room, and then into somebody's hands.
+func (a *ahead[J, R]) feed(jobs []J) {
+	defer close(a.todo)
+	for _, job := range jobs {
+		p := &piece[J, R]{job: job, blocks: make(chan *block, a.window)}
+		for _, to := range []chan<- *piece[J, R]{a.order, a.todo} {
+			select {
+			case to <- p:
+			case <-a.ctx.Done():
+				p.err = context.Cause(a.ctx)
+				close(p.blocks) // somebody may have it already, and wait
+				return
+			}
+		}
 	}
 }
 

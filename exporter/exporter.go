@@ -75,7 +75,7 @@ func (s *Snapshot) open() (err error) {
 	if s.holder, err = e.connect(ctx, sessionName(s.attempt)); err != nil {
 		return err
 	}
-	if err := evict(ctx, s.holder, s.attempt); err != nil {
+	if err := e.evict(ctx, s.holder, s.attempt); err != nil {
 		return err
 	}
 	if s.attempt.Request.Wants(contracts.Tables) {

@@ -61,7 +61,8 @@ func run(m *testing.M) int {
 // tenant is a schema "acme" in a database of its own, and the superuser's connection to it.
 type tenant struct {
 	t      testing.TB
-	db     *pgx.ConnConfig
+	db     *pgx.ConnConfig // as the exporter logs in
+	admin  *pgx.ConnConfig
 	conn   *pgx.Conn
 	schema string
 }
@@ -73,7 +74,7 @@ func newTenant(t testing.TB, ddl ...string) *tenant {
 	must(t, err)
 	db, err := pgx.ParseConfig(url)
 	must(t, err)
-	tn := &tenant{t: t, db: db, schema: "acme"}
+	tn := &tenant{t: t, db: db, admin: db, schema: "acme"}
 	tn.conn = tn.connect()
 	tn.exec("CREATE SCHEMA acme; SET search_path = acme, public")
 	tn.exec(ddl...)
@@ -90,7 +91,7 @@ func must(t testing.TB, err error) {
 // connect opens another superuser's connection.
 func (tn *tenant) connect() *pgx.Conn {
 	tn.t.Helper()
-	conn, err := pgx.ConnectConfig(tn.t.Context(), tn.db)
+	conn, err := pgx.ConnectConfig(tn.t.Context(), tn.admin)
 	must(tn.t, err)
 	tn.t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
@@ -139,7 +140,7 @@ func (tn *tenant) tryOpen(ctx context.Context, cfg Config) (*Snapshot, error) {
 // noSessions waits until the exporter has no session in the database.
 func (tn *tenant) noSessions() {
 	tn.t.Helper()
-	conn, err := pgx.ConnectConfig(context.Background(), tn.db)
+	conn, err := pgx.ConnectConfig(context.Background(), tn.admin)
 	must(tn.t, err)
 	defer conn.Close(context.Background())
 	await(tn.t, "the exporter's sessions to end", func() bool {

@@ -58,6 +58,7 @@ func (e *Exporter) connect(ctx context.Context, name string) (*pgx.Conn, error) 
 // optional settings, outside of the transaction because some servers refuse them: a name that is newer than
 // the server, a system that cannot watch a socket.
 var optional = []string{
+	"SET statement_timeout = 0",
 	"SET restrict_nonsystem_relation_kind = 'view,foreign-table'", // no tenant's view runs code as us
 	"SET client_connection_check_interval = '10s'",                // a COPY ends soon after we do
 	"SET transaction_timeout = 0",
@@ -71,7 +72,7 @@ SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCA
 SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL xmlbinary = 'base64';
 SET LOCAL lc_monetary = 'C'; SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on;
 SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-SET LOCAL lock_timeout = ` + strconv.FormatInt(e.cfg.LockTimeout.Milliseconds(), 10) + `;
+SET LOCAL lock_timeout = ` + strconv.FormatInt(max(1, e.cfg.LockTimeout.Milliseconds()), 10) + `;
 SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_tidscan = on;
 SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0`
 }
@@ -129,9 +130,12 @@ func supersedes(a contracts.Attempt, other string) bool {
 
 // evict ends what is left of older attempts of the job: their sessions would hold locks, and keep the
 // database from cleaning up behind an instant that nobody reads any more.
-func evict(ctx context.Context, conn *pgx.Conn, a contracts.Attempt) error {
+func (e *Exporter) evict(ctx context.Context, conn *pgx.Conn, a contracts.Attempt) error {
+	if err := exec(ctx, conn, begin+e.settings()); err != nil {
+		return failed(ctx, err, "begin to look for older sessions of the job")
+	}
 	rows, err := conn.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
-		WHERE usename = current_user AND pid <> pg_backend_pid() AND starts_with(application_name, $1)`, sessionPrefix(a))
+		WHERE usename = current_user AND datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, $1)`, sessionPrefix(a))
 	if err != nil {
 		return failed(ctx, err, "look for older sessions of the job")
 	}
@@ -150,7 +154,7 @@ func evict(ctx context.Context, conn *pgx.Conn, a contracts.Attempt) error {
 			}
 		}
 	}
-	return nil
+	return failed(ctx, exec(ctx, conn, "COMMIT"), "look for older sessions of the job")
 }
 
 // instant identifies a server and one snapshot of it. A pooler, a name that means several hosts or a failover
