@@ -39,7 +39,8 @@ case $packages in *postgresql*)
 	if [ ! -e $cluster ]; then
 		mkdir -p "${cluster%/*}"
 		echo 'create_main_cluster = false' >$cluster
-		trap 'rm -f $cluster' EXIT
+		# Afterwards the package's own settings apply again.
+		trap 'rm -f $cluster; if [ -e $cluster.ucf-dist ]; then mv $cluster.ucf-dist $cluster; fi' EXIT
 	fi
 	;;
 esac
