@@ -610,6 +610,36 @@ func TestNeverOverwritesOthers(t *testing.T) {
 	})
 }
 
+// What a lost attempt left is replaced only as it was seen: not when somebody was faster.
+func TestLeftoverIsReplacedAsSeen(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	r := c.prepare()
+	key := c.attempt.Prefix() + r.Uploads[0].Name
+	c.put(key, "a lost attempt's", map[string]string{metaJob: c.attempt.Prefix(), metaAttempt: "0-0011223344556677"})
+	hold := make(chan struct{})
+	held := c.inject("CompleteMultipartUpload", testbucket.Fault{Match: func(call testbucket.Call) bool { return call.Key == key && call.Header.Get("If-Match") != "" }, Hold: hold})
+	done := make(chan error, 1)
+	go func() { done <- c.uploader().Commit(t.Context(), c.attempt, r) }()
+	select {
+	case <-held.Reached:
+	case err := <-done:
+		t.Fatalf("it was not replaced on condition: %v", err)
+	}
+	c.put(key, "theirs", nil)
+	close(hold)
+	if j, ok := contracts.AsRejection(<-done); !ok || j.Code != contracts.DestinationTaken {
+		t.Fatalf("%v", j)
+	}
+	got, err := server.Admin().GetObject(t.Context(), &s3.GetObjectInput{Bucket: &c.to().Bucket, Key: &key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, _ := io.ReadAll(got.Body); string(body) != "theirs" {
+		t.Fatalf("overwritten: %d bytes", len(body))
+	}
+}
+
 // A volume that somebody deletes between its completion and the manifest.
 func TestVolumeVanishesBeforeTheManifest(t *testing.T) {
 	t.Parallel()
@@ -618,9 +648,13 @@ func TestVolumeVanishesBeforeTheManifest(t *testing.T) {
 	key := c.attempt.Prefix() + r.Uploads[0].Name
 	hold := make(chan struct{})
 	held := c.inject("HeadObject", testbucket.Fault{Match: func(call testbucket.Call) bool { return call.Key == key }, Times: 1, Hold: hold})
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() { done <- c.uploader().Commit(t.Context(), c.attempt, r) }()
-	<-held.Reached
+	select {
+	case <-held.Reached:
+	case err := <-done:
+		t.Fatalf("nobody looked at the volume: %v", err)
+	}
 	if _, err := server.Admin().DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &c.to().Bucket, Key: &key}); err != nil {
 		t.Error(err)
 	}

@@ -56,7 +56,8 @@ func judge(p purpose, err error) (verdict, error) {
 	switch code {
 	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
 		return renew, err
-	case "InvalidToken", "InvalidAccessKeyId": // IAM and STS are eventually consistent
+	case "InvalidToken", "InvalidAccessKeyId", // IAM and STS are eventually consistent
+		"BadRequest": // what an expired token looks like to HEAD, whose answer has no body to say more
 		if p != assuming {
 			return renew, err
 		}

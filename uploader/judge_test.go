@@ -50,6 +50,7 @@ func TestJudge(t *testing.T) {
 		{writing, answer(404, "NoSuchKey", ""), final, errAbsent},
 		{writing, answer(400, "ExpiredToken", ""), renew, nil},
 		{writing, answer(400, "InvalidToken", ""), renew, nil},
+		{writing, answer(400, "BadRequest", "Bad Request"), renew, nil},
 		{assuming, answer(403, "AccessDenied", ""), final, contracts.RoleDenied},
 		{assuming, answer(403, "InvalidClientTokenId", ""), final, nil}, // our own keys: no customer can mend it
 		{assuming, answer(400, "ValidationError", ""), final, nil},

@@ -111,13 +111,9 @@ func (r *role) HandleFailToRefresh(_ context.Context, old aws.Credentials, err e
 }
 
 // AdjustExpiresBy moves the refresh forward by the cache's window, but never by more than a quarter of
-// what a session has left, and not at all for credentials that are kept after a failed refresh.
+// what is left: a session may be short, and credentials that could not be refreshed are kept for staleFor.
 func (r *role) AdjustExpiresBy(c aws.Credentials, by time.Duration) (aws.Credentials, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c.Expires.Equal(r.expires) {
-		c.Expires = c.Expires.Add(max(by, -time.Until(c.Expires)/4))
-	}
+	c.Expires = c.Expires.Add(max(by, -time.Until(c.Expires)/4))
 	return c, nil
 }
 
