@@ -279,7 +279,7 @@ func (d *demo) startWorkers(ctx context.Context) error {
 			}
 			d.workers = append(d.workers, w)
 			d.onClose(w.stop)
-			fmt.Fprintf(d.w, "%s takes jobs. http://%s/metrics, %s\n", name, w.address, w.log)
+			fmt.Fprintf(d.w, "%s takes jobs: process %d, http://%s/metrics, %s\n", name, w.cmd.Process.Pid, w.address, w.log)
 		}
 		return nil
 	})

@@ -82,7 +82,7 @@ func start(t *testing.T, args ...string) *demonstration {
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	watchdog := time.AfterFunc(3*time.Minute, func() { r.cmd.Process.Kill() })
+	watchdog := time.AfterFunc(5*time.Minute, func() { r.cmd.Process.Kill() })
 	t.Cleanup(func() { watchdog.Stop() })
 	go func() {
 		defer close(r.lines)
@@ -175,6 +175,43 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.end(t, 0)
+}
+
+// TestKill kills the worker that has the job. The other one must find what it left behind, and deliver.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	r := start(t, "--rows=1", "--no-keep")
+	url := r.until(t, `JetStream at (nats://\S+)`)[1]
+	processes := map[string]string{}
+	for range 2 {
+		m := r.until(t, `(worker-\d) takes jobs: process (\d+)`)
+		processes[m[1]] = m[2]
+	}
+	job := r.until(t, `status acme (\S+) --watch`)[1]
+	r.until(t, `running, tables`)
+	out, err := exec.Command(snapfleetBinary, "status", "acme", job, "--json", "--nats-url="+url).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status struct {
+		State, Worker string
+		Attempt       int
+	}
+	if err := json.Unmarshal(out, &status); err != nil {
+		t.Fatal(err)
+	}
+	if processes[status.Worker] == "" {
+		t.Fatalf("nobody to kill: %s", out)
+	}
+	if out, err := exec.Command("kill", "-9", processes[status.Worker]).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	said := r.end(t, 0)
+	for _, want := range []string{"proven: 38 tables, 1,199,044 rows", status.Worker + " was killed"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it did not say %q:\n%s", want, said)
+		}
+	}
 }
 
 func TestInterrupt(t *testing.T) {

@@ -140,7 +140,7 @@ func (f *fleet) work(ctx context.Context, name string, env []string, args ...str
 }
 
 func (w *workerProcess) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("not ready within 30s"))
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready within a minute"))
 	defer cancel()
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
@@ -174,17 +174,34 @@ func (w *workerProcess) lastWords() string {
 	return indented(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
 }
 
-// stop lets the worker drain: there is nothing to do any more, or nobody who waits for it.
+// stop lets the worker drain: there is nothing to do any more, or nobody who waits for it. It may be called
+// again.
 func (w *workerProcess) stop() error {
 	w.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by now
+	var err error
 	select {
-	case err := <-w.done:
-		return err
-	case <-time.After(15 * time.Second):
+	case err = <-w.done:
+	case <-time.After(30 * time.Second):
 		w.cmd.Process.Kill() // it may have ended by now
 		<-w.done
-		return fmt.Errorf("%s did not stop within 15s and was killed", w.name)
+		return fmt.Errorf("%s did not stop within 30s and was killed", w.name)
 	}
+	if w.murdered() { // by somebody who wanted to see the other one take over
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w%s", w.name, err, w.lastWords())
+	}
+	return nil
+}
+
+// murdered: it ended by a SIGKILL that was not ours.
+func (w *workerProcess) murdered() bool {
+	if w.cmd.ProcessState == nil {
+		return false
+	}
+	status, ok := w.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // peak is the most memory that it held, where the system tells.

@@ -43,6 +43,7 @@ func (d *demo) lookFurther() error {
 			{"JetStream", d.nats.MonitoringURL() + "/jsz?streams=1&consumers=1"},
 			{"a worker", "http://" + d.workers[0].address + "/metrics"},
 			{"its log", d.workers[0].log},
+			{"its death", fmt.Sprintf("kill -9 %d    (during a job, the other takes it over after a minute or two)", d.workers[0].cmd.Process.Pid)},
 		} {
 			fmt.Fprintf(d.w, "  %-20s %s\n", line[0], line[1])
 		}
@@ -63,6 +64,9 @@ func (d *demo) lookFurther() error {
 // memory is what the workers held at most. They have ended.
 func (d *demo) memory() error {
 	for _, w := range d.workers {
+		if w.murdered() {
+			fmt.Fprintf(d.w, "%s was killed.\n", w.name)
+		}
 		if n, known := w.peak(); known {
 			fmt.Fprintf(d.w, "%s held at most %s of memory.\n", w.name, humanize.IBytes(uint64(n)))
 		}
