@@ -381,7 +381,7 @@ func TestGiantRowsInLittleMemory(t *testing.T) {
 func BenchmarkExport(b *testing.B) {
 	tn := newTenant(b, `CREATE TABLE big (id bigint, at timestamptz, serial text, step text, value double precision, passed bool, note text);
 		INSERT INTO big SELECT i, '2026-01-01'::timestamptz + i * '1.37 s'::interval, 'SN-' || md5(i::text), 'step ' || i % 40, sqrt(i), i % 3 = 0, CASE WHEN i % 5 = 0 THEN 'measured again after calibration' END
-			FROM generate_series(1, 3000000) i; VACUUM ANALYZE big`)
+			FROM generate_series(1, 3000000) i`, "VACUUM ANALYZE big")
 	heap, err := strconv.ParseInt(tn.one("SELECT pg_table_size('acme.big')"), 10, 64)
 	must(b, err)
 	for _, cfg := range []Config{{Connections: 1, ChunkBytes: -1}, {Connections: 1}, {Connections: 2}, {}, {ChunkBytes: 64 << 20}, {ChunkBytes: 64 << 20, Window: 16 << 20}} {

@@ -78,30 +78,99 @@ func (j *joiner) finish() error {
 
 // deflater makes pieces, one after another, that do not look back on each other. It is not safe for
 // concurrent use, and holds about 1 MiB.
+//
+// The fast levels of deflate store what has no repetitions as it is, which doubles binary data, because COPY
+// writes it as hexadecimal digits. So a segment that did not shrink is followed by some that are only
+// Huffman-coded, which halves digits and is faster still, and then the level is tried again.
 type deflater struct {
-	z   *flate.Writer
-	sum sum
+	level, huffman *flate.Writer
+	w              outCounter // where the piece goes
+	sum            sum
+
+	plain bool  // the current segment is only Huffman-coded
+	in    int   // bytes of the current segment
+	out   int64 // w.n at its beginning
+	rest  int   // segments to go until the level is tried again
+}
+
+const (
+	segmentBytes  = 256 << 10
+	plainSegments = 8
+)
+
+type outCounter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *outCounter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func newDeflater(level int) (*deflater, error) {
 	z, err := flate.NewWriter(io.Discard, level)
-	return &deflater{z: z}, err
+	if err != nil {
+		return nil, err
+	}
+	h, err := flate.NewWriter(io.Discard, flate.HuffmanOnly)
+	return &deflater{level: z, huffman: h}, err
 }
 
 // reset begins a piece.
 func (d *deflater) reset(w io.Writer) {
-	d.z.Reset(w)
-	d.sum = sum{}
+	*d = deflater{level: d.level, huffman: d.huffman, w: outCounter{w: w}}
+	d.level.Reset(&d.w)
 }
 
 func (d *deflater) Write(p []byte) (int, error) {
 	d.sum.crc = crc32.Update(d.sum.crc, crc32.IEEETable, p)
 	d.sum.size += int64(len(p))
-	return d.z.Write(p)
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), segmentBytes-d.in)
+		if _, err := d.current().Write(rest[:n]); err != nil {
+			return 0, err
+		}
+		d.in, rest = d.in+n, rest[n:]
+		if d.in == segmentBytes {
+			if err := d.nextSegment(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return len(p), nil
+}
+
+func (d *deflater) current() *flate.Writer {
+	if d.plain {
+		return d.huffman
+	}
+	return d.level
+}
+
+// nextSegment decides how to go on.
+func (d *deflater) nextSegment() error {
+	if err := d.current().Flush(); err != nil {
+		return err
+	}
+	shrunk := d.w.n-d.out < segmentBytes*9/10
+	d.in, d.out = 0, d.w.n
+	switch {
+	case !d.plain && !shrunk:
+		d.plain, d.rest = true, plainSegments
+		d.huffman.Reset(&d.w)
+	case d.plain && d.rest == 1:
+		d.plain = false
+		d.level.Reset(&d.w) // what it remembers is no longer what comes before
+	default:
+		d.rest--
+	}
+	return nil
 }
 
 // end brings the piece to a byte boundary and says what it unfolds to.
-func (d *deflater) end() (sum, error) { return d.sum, d.z.Flush() }
+func (d *deflater) end() (sum, error) { return d.sum, d.current().Flush() }
 
 // combineCRC is the CRC-32 of two texts, one after the other, from theirs and the length of the second.
 //

@@ -2,9 +2,11 @@ package exporter
 
 import (
 	"bytes"
+	"encoding/hex"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
@@ -69,11 +71,25 @@ func FuzzJoiner(f *testing.F) {
 	f.Add([]byte(""), uint8(2), uint16(0), uint16(0))
 	f.Add([]byte("abcabcabcabc"), uint8(1), uint16(3), uint16(3))
 	f.Add(bytes.Repeat([]byte("0123456789,\n"), 20000), uint8(2), uint16(65535), uint16(1))
+	f.Add([]byte(hex.EncodeToString(random(400_000))+strings.Repeat("again and ", 200_000)), uint8(2), uint16(10), uint16(10))
 	f.Fuzz(func(t *testing.T, text []byte, level uint8, a, b uint16) {
 		if got := gunzip(t, join(t, text, 1+int(level)%9, int(a), int(b))); !bytes.Equal(got, text) {
 			t.Fatalf("%d bytes came back as %d", len(text), len(got))
 		}
 	})
+}
+
+// TestDigitsAreHalved: binary data, which COPY doubles, is not delivered doubled, and text after it not worse.
+func TestDigitsAreHalved(t *testing.T) {
+	t.Parallel()
+	digits, text := []byte(hex.EncodeToString(random(4<<20))), rowsOfText(16<<20)
+	if n := len(join(t, digits, 2)); n > len(digits)*62/100 {
+		t.Errorf("%d digits became %d bytes", len(digits), n)
+	}
+	alone, after := len(join(t, text, 2)), len(join(t, append(digits, text...), 2))-len(join(t, digits, 2))
+	if after > alone+plainSegments*segmentBytes {
+		t.Errorf("text becomes %d bytes alone, and %d after digits", alone, after)
+	}
 }
 
 // TestJoinerIsDeterministic: what a deflater compressed before leaves no trace.
