@@ -41,7 +41,7 @@ func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.
 	if err != nil {
 		return err
 	}
-	c := commit{cfg: u.cfg, store: s, attempt: a, receipt: r}
+	c := commit{store: s, attempt: a, receipt: r}
 
 	if err := c.volumes(ctx, c.complete); err != nil {
 		return err
@@ -66,7 +66,6 @@ func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.
 
 // commit is one call of Commit.
 type commit struct {
-	cfg     Config
 	store   store
 	attempt contracts.Attempt
 	receipt contracts.Receipt
@@ -136,21 +135,22 @@ func (c commit) verify(ctx context.Context, u contracts.Upload) error {
 	return taken(c.attempt, u.Name)
 }
 
-// looks is how often a volume must be found absent before it is.
-const looks = 5
+// A volume is absent when it was not there five times, at 0, 0.1, 0.3, 0.7 and 1.5 seconds.
+const (
+	looks     = 5
+	firstWait = 100 * time.Millisecond
+)
 
 // look is stat, but does not believe in an absence at once: that a volume is lost costs a whole attempt,
 // and some stores replace an object by removing it first, while another worker completes the same upload.
 func (c commit) look(ctx context.Context, name string) (*stored, error) {
-	wait := c.cfg.RetryFirst
-	for n := 1; ; n++ {
+	for n, wait := 1, firstWait; ; n, wait = n+1, 2*wait {
 		found, err := c.store.stat(ctx, name)
 		if found != nil || err != nil || n == looks {
 			return found, err
 		}
 		select {
 		case <-time.After(wait):
-			wait *= 2
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
