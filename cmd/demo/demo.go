@@ -300,8 +300,8 @@ func (d *demo) deliver(ctx context.Context) error {
 func (d *demo) list(ctx context.Context) error {
 	prefix := contracts.JobPrefix(d.tenant, d.job)
 	return d.act("list the delivery", []string{"aws", "s3", "ls", "--recursive", "s3://" + customersBucket + "/" + prefix}, func() error {
-		t := newTable(d.w)
-		t.AppendHeader(table.Row{"s3://" + customersBucket + "/", "size", "modified"})
+		t := d.newTable()
+		t.AppendHeader(table.Row{"object", "size", "modified"})
 		t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, Align: text.AlignRight, AlignHeader: text.AlignRight}})
 		name, found := customersBucket, 0
 		pages := s3.NewListObjectsV2Paginator(s3.NewFromConfig(d.store.AWSConfig(d.reader)), &s3.ListObjectsV2Input{Bucket: &name, Prefix: &prefix})

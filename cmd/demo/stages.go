@@ -73,22 +73,27 @@ func (s *stages) paint(words string, colour text.Color) string {
 
 // sum prints how long each stage took.
 func (s *stages) sum() {
-	t := newTable(s.w)
+	t := s.newTable()
 	t.AppendHeader(table.Row{"stage", "took"})
 	for _, d := range s.done {
 		t.AppendRow(table.Row{d.name, seconds(d.took)})
 	}
-	t.AppendFooter(table.Row{"all of it", seconds(time.Since(s.began))})
+	t.AppendFooter(table.Row{s.paint("all of it", text.Bold), seconds(time.Since(s.began))})
 	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, Align: text.AlignRight, AlignHeader: text.AlignRight, AlignFooter: text.AlignRight}})
 	t.Render()
 }
 
-func newTable(w io.Writer) table.Writer {
+// newTable looks like snapfleet's own.
+func (s *stages) newTable() table.Writer {
 	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	style := table.StyleLight
-	style.Format.Header, style.Format.Footer = text.FormatDefault, text.FormatDefault
-	style.Options = table.Options{SeparateHeader: true, SeparateFooter: true}
+	t.SetOutputMirror(s.w)
+	style := table.StyleDefault
+	style.Options = table.OptionsNoBordersAndSeparators
+	style.Box.PaddingLeft, style.Box.PaddingRight = "", "   "
+	style.Format.Header, style.Format.Footer = text.FormatUpper, text.FormatDefault
+	if s.colour {
+		style.Color.Header = text.Colors{text.Faint}
+	}
 	t.SetStyle(style)
 	return t
 }

@@ -134,6 +134,9 @@ func ProvidePostgres(ctx context.Context, cache string, log io.Writer, opts ...O
 	return throwAway(ctx, bin, opts)
 }
 
+// noCluster is where Debian's package is told not to make a cluster.
+const noCluster = "/etc/postgresql-common/createcluster.conf"
+
 // InstallPostgres installs the server's binaries by apt, where we are root and there is apt.
 func InstallPostgres(ctx context.Context, log io.Writer) error {
 	apt, err := exec.LookPath("apt-get")
@@ -141,7 +144,20 @@ func InstallPostgres(ctx context.Context, log io.Writer) error {
 		return ErrNoPostgres
 	}
 	fmt.Fprintln(log, "installing PostgreSQL: apt-get install -y postgresql")
-	for _, args := range [][]string{{"update", "-q"}, {"install", "-q", "-y", "--no-install-recommends", "postgresql"}} {
+	// We want the programs; the package would start a server on port 5432, too.
+	if _, err := os.Stat(noCluster); errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(noCluster), 0o755); err != nil {
+			return fmt.Errorf("install PostgreSQL: %w", err)
+		}
+		if err := os.WriteFile(noCluster, []byte("create_main_cluster = false\n"), 0o644); err != nil {
+			return fmt.Errorf("install PostgreSQL: %w", err)
+		}
+		defer os.Remove(noCluster)
+	}
+	for _, args := range [][]string{
+		{"update", "-q"},
+		{"install", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", "postgresql"},
+	} {
 		cmd := exec.CommandContext(ctx, apt, args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		// apt must not be cut off in the middle of a package.
