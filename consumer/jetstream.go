@@ -38,14 +38,19 @@ type pull struct {
 	consumer jetstream.Consumer
 }
 
-// nextWait is how long one pull waits: short, so that a worker that is told to stop soon knows whether a
-// message was on its way.
-const nextWait = 5 * time.Second
+// nextWait is how long one pull waits.
+const nextWait = 10 * time.Second
 
-func (p pull) Next(context.Context) (message, error) {
-	m, err := p.consumer.Next(jetstream.FetchMaxWait(nextWait))
+// Next gives up as soon as ctx is done. A message that is on its way at that very moment comes again after the
+// ack wait; nobody has begun it.
+func (p pull) Next(ctx context.Context) (message, error) {
+	round, cancel := context.WithTimeout(ctx, nextWait)
+	defer cancel()
+	m, err := p.consumer.Next(jetstream.FetchContext(round))
 	switch {
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, jetstream.ErrNoMessages):
+	case ctx.Err() != nil && err != nil:
+		return nil, nil
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, jetstream.ErrNoMessages), errors.Is(err, context.DeadlineExceeded):
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("next request: %w", err)

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/snapfleet/snapfleet/consumer"
 )
 
 type setupCmd struct {
-	Replicas int `default:"1" help:"Copies that JetStream keeps of everything. 3 in production, with three NATS servers or more."`
+	Replicas int           `default:"1" help:"Copies that JetStream keeps of everything. 3 in production, with three NATS servers or more."`
+	AckWait  time.Duration `default:"1m" help:"Time after which the queue hands a request out again whose worker has gone silent. Not less than the workers' --observe."`
 
 	natsFlags
 }
@@ -35,12 +37,15 @@ func (s *setupCmd) Run(ctx context.Context, c *console) error {
 	if s.Replicas < 1 || s.Replicas > 5 {
 		return usagef("--replicas is %d, JetStream takes 1 to 5", s.Replicas)
 	}
+	if s.AckWait < time.Second {
+		return usagef("--ack-wait is %v, it must be a second or more", s.AckWait)
+	}
 	nc, js, err := s.jetStream("setup")
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	did, err := consumer.Setup(ctx, js, consumer.SetupOptions{Replicas: s.Replicas})
+	did, err := consumer.Setup(ctx, js, consumer.SetupOptions{Replicas: s.Replicas, AckWait: s.AckWait})
 	for _, line := range did {
 		fmt.Fprintln(c.out, line)
 	}
