@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	"go.opentelemetry.io/otel"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
 	testbucket "github.com/snapfleet/snapfleet/test/bucket"
@@ -16,12 +14,9 @@ import (
 // One trace tells what a delivery did, and no secret.
 func TestTrace(t *testing.T) {
 	t.Parallel()
-	seen := tracetest.NewSpanRecorder()
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(seen))
-	otel.SetTracerProvider(provider)
 	c := newCustomer(t)
 	c.inject("UploadPart", testbucket.Fault{Match: volumes, Times: 1, Reply: testbucket.Reply{Status: 503, Code: "SlowDown"}})
-	ctx, root := provider.Tracer("test").Start(t.Context(), "job")
+	ctx, root := otel.Tracer("test").Start(t.Context(), "job")
 	d, err := c.uploader().Begin(ctx, c.attempt, &journal{})
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +37,7 @@ func TestTrace(t *testing.T) {
 	root.End()
 
 	names, failures := map[string]int{}, 0
-	for _, s := range seen.Ended() {
+	for _, s := range spans.Ended() {
 		if s.SpanContext().TraceID() != root.SpanContext().TraceID() {
 			continue // another test's
 		}
