@@ -100,7 +100,9 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	} else if err != nil {
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}
-	manifest, err := c.work.Delivered(ctx, a)
+	look, cancel := context.WithTimeout(ctx, c.cfg.Fence) // nobody holds the job yet, so not for long
+	defer cancel()
+	manifest, err := c.work.Delivered(look, a)
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}

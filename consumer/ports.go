@@ -11,8 +11,8 @@ import (
 // Work is what the consumer drives. The composition root implements it over exporter and uploader.
 //
 // All methods may be called again, by this worker or by another, after any of them failed, or succeeded
-// without anybody learning of it. They retry single requests for seconds and no longer; trying an attempt
-// again is the consumer's part. An error with a [contracts.Rejection] in its chain means that no retry helps.
+// without anybody learning of it. They retry single requests, for minutes at most; trying an attempt again is the
+// consumer's part. An error with a [contracts.Rejection] in its chain means that no retry helps.
 // Cancelling ctx stops them soon; what they leave behind is what Abort removes.
 type Work interface {
 	// Prepare uploads everything that the attempt asks for and shows nothing. When it returns, all that
