@@ -165,7 +165,7 @@ func (s *sourceFlag) UnmarshalText(text []byte) error {
 // writeFlags are how volumes are cut into parts. They are [uploader.Config], as far as it is everybody's.
 type writeFlags struct {
 	PartSize byteSize `group:"s3" default:"16MiB" help:"Size of an S3 part, a multiple of 512 bytes, at least 5MiB for AWS. A volume has at most --max-parts of them."`
-	Buffers  int      `group:"s3" default:"8" help:"Parts that one job holds in memory, at least 3. A worker's memory is about slots x buffers x part size."`
+	Buffers  int      `group:"s3" default:"5" help:"Parts that one job holds in memory, at least 3. A worker's memory is about slots x buffers x part size."`
 }
 
 // workerCmd is the worker's configuration: this struct is its manual.
@@ -186,6 +186,8 @@ type workerCmd struct {
 	Fence      time.Duration `group:"lease" default:"30s" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
 	Observe    time.Duration `group:"lease" default:"1m" help:"How long a job's record must stand still before another worker takes over. No more than the queue's ack wait."`
 	SweepEvery time.Duration `group:"lease" default:"5m" help:"How often the fleet looks for uploads that ended jobs have left behind."`
+	SweepAfter time.Duration `group:"lease" default:"15m" help:"How long after its end a job is looked after for the first time."`
+	SweepAgain time.Duration `group:"lease" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
 
 	databaseFlags
 	readFlags

@@ -122,7 +122,8 @@ func (w *workerCmd) consumerConfig(log zerolog.Logger) consumer.Config {
 		Worker: w.name(), Slots: w.Slots, Grace: w.Grace,
 		Heartbeat: w.Heartbeat, Fence: w.Fence, Observe: w.Observe, Stall: w.Stall,
 		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
-		RetryBase: w.RetryBase, RetryMax: w.RetryMax, SweepEvery: w.SweepEvery, Log: log,
+		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
+		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain, Log: log,
 	}
 }
 
