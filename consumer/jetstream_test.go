@@ -230,6 +230,14 @@ func TestThroughJetStream(t *testing.T) {
 	if s, err := jobs.Status(ctx, "acme", "one"); err != nil || s.State != "queued" {
 		t.Errorf("queued: %+v, %v", s, err)
 	}
+	for _, tenant := range []string{"acme", ""} {
+		if list, err := jobs.List(ctx, tenant); err != nil || len(list) != 1 || list[0].Job != "one" || list[0].State != "queued" {
+			t.Errorf("queued, in the list of %q: %+v, %v", tenant, list, err)
+		}
+	}
+	if list, err := jobs.List(ctx, "other"); err != nil || len(list) != 0 {
+		t.Errorf("the list of another tenant: %+v, %v", list, err)
+	}
 	stop := start(t, nc, exports{n: w.node("bucket")}, quick("w1"))
 	defer stop()
 	s := ending(t, jobs, "one")
@@ -333,6 +341,9 @@ func TestCancelThroughJetStream(t *testing.T) {
 		if s.State == string(running) {
 			break
 		}
+	}
+	if list, err := jobs.List(ctx, "acme"); err != nil || len(list) != 2 {
+		t.Errorf("a claimed request is listed once: %+v, %v", list, err)
 	}
 	if err := jobs.Cancel(ctx, "acme", "running"); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -150,12 +151,12 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 		}
 		return s, nil
 	}
-	for req, err := range j.queued(ctx, tenant) {
+	for req, err := range j.queued(ctx, contracts.RequestSubject(tenant)) {
 		if err != nil {
 			return Status{}, err
 		}
 		if req.Job == job {
-			return Status{Tenant: tenant, Job: job, State: "queued", RequestedAt: req.RequestedAt}, nil
+			return unclaimed(req), nil
 		}
 	}
 	if reason, err := j.dead(ctx, tenant, job); reason != nil || err != nil {
@@ -164,10 +165,15 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 	return Status{}, fmt.Errorf("job %s of tenant %s: %w", job, tenant, ErrNoJob)
 }
 
-// queued yields the requests of a tenant that are in the queue, oldest first.
-func (j *Jobs) queued(ctx context.Context, tenant string) iter.Seq2[contracts.Request, error] {
+// unclaimed is the status of a request that no worker has begun.
+func unclaimed(req contracts.Request) Status {
+	return Status{Tenant: req.Tenant, Job: req.Job, State: "queued", RequestedAt: req.RequestedAt}
+}
+
+// queued yields the requests on a subject that are in the queue, oldest first. Workers work on some of them.
+func (j *Jobs) queued(ctx context.Context, subject string) iter.Seq2[contracts.Request, error] {
 	return func(yield func(contracts.Request, error) bool) {
-		for m, err := range j.messages(ctx, contracts.RequestStream, contracts.RequestSubject(tenant)) {
+		for m, err := range j.messages(ctx, contracts.RequestStream, subject) {
 			if err != nil {
 				yield(contracts.Request{}, err)
 				return
@@ -216,29 +222,71 @@ func (j *Jobs) messages(ctx context.Context, name, subject string) iter.Seq2[*je
 	}
 }
 
-// List returns the jobs of a tenant that have a record, or of all tenants when tenant is empty, those that
-// changed last first. Outcomes are not read: a record's state says enough for a list.
+// listed is how many requests [Jobs.List] looks at in the queue.
+const listed = 1000
+
+// List returns the jobs of a tenant, or of all tenants when tenant is empty, those that changed last first: every
+// job that has a record, and of those that nobody has claimed yet as many as are among the first 1000 requests of
+// the queue. Outcomes are not read: a record's state says enough for a list.
 func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
-	filter := recordKeys
+	keys, subject := recordKeys, contracts.RequestSubjects
 	if tenant != "" {
 		if !contracts.ValidTenant(tenant) {
 			return nil, contracts.Reject(contracts.UnknownTenant, "%.80q is no tenant's name", tenant)
 		}
-		filter = recordKey(tenant, "*")
+		keys, subject = recordKey(tenant, "*"), contracts.RequestSubject(tenant)
 	}
-	w, err := j.kv.Watch(ctx, filter, jetstream.IgnoreDeletes())
+	// The queue first: a request that is claimed in between has a record by the time the records are read.
+	waiting, err := j.waiting(ctx, subject)
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}
+	jobs, err := j.recorded(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	for _, s := range jobs {
+		delete(waiting, recordKey(s.Tenant, s.Job))
+	}
+	jobs = slices.AppendSeq(jobs, maps.Values(waiting))
+	changed := func(s Status) time.Time {
+		if s.UpdatedAt.IsZero() {
+			return s.RequestedAt
+		}
+		return s.UpdatedAt
+	}
+	slices.SortFunc(jobs, func(a, b Status) int {
+		return cmp.Or(changed(b).Compare(changed(a)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
+	})
+	return jobs, nil
+}
+
+// waiting is what the queue's first requests ask for, by the key that a record would have.
+func (j *Jobs) waiting(ctx context.Context, subject string) (map[string]Status, error) {
+	jobs, n := make(map[string]Status), 0
+	for req, err := range j.queued(ctx, subject) {
+		if err != nil {
+			return nil, err
+		}
+		jobs[recordKey(req.Tenant, req.Job)] = unclaimed(req)
+		if n++; n == listed {
+			break
+		}
+	}
+	return jobs, nil
+}
+
+// recorded are the jobs that have a record.
+func (j *Jobs) recorded(ctx context.Context, keys string) (jobs []Status, err error) {
+	w, err := j.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, err
+	}
 	defer func() { _ = w.Stop() }()
-	var jobs []Status
 	for {
 		select {
 		case e := <-w.Updates():
 			if e == nil { // all that there was
-				slices.SortFunc(jobs, func(a, b Status) int {
-					return cmp.Or(b.UpdatedAt.Compare(a.UpdatedAt), strings.Compare(a.Job, b.Job))
-				})
 				return jobs, nil
 			}
 			var r record
@@ -246,7 +294,7 @@ func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
 				jobs = append(jobs, statusOf(r))
 			}
 		case <-ctx.Done():
-			return nil, fmt.Errorf("list jobs: %w", context.Cause(ctx))
+			return nil, context.Cause(ctx)
 		}
 	}
 }

@@ -109,7 +109,7 @@ func (s *statusCmd) list(ctx context.Context, c *console, jobs *consumer.Jobs) e
 		return err
 	}
 	slices.SortFunc(all, func(a, b consumer.Status) int { // the newest last: next to the prompt
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
+		return cmp.Or(begun(a).Compare(begun(b)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
 	})
 	if s.JSON {
 		for _, status := range all {
@@ -160,6 +160,14 @@ func stateWord(s consumer.Status) string {
 	default:
 		return s.State
 	}
+}
+
+// begun is when a worker took the job, or, as long as none has, when it was asked for.
+func begun(s consumer.Status) time.Time {
+	if s.CreatedAt.IsZero() {
+		return s.RequestedAt
+	}
+	return s.CreatedAt
 }
 
 // over also knows the jobs that ended without an outcome: requests that were refused.
