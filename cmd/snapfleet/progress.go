@@ -33,7 +33,7 @@ func (c *console) progress(w io.Writer, terminal bool, title string) progressVie
 // stage is where a job stands, in words. The phase is of an attempt, and says something only while one runs.
 func stage(state string, p contracts.Progress) string {
 	switch {
-	case p.Phase == "" || state != "" && state != "running":
+	case p.Phase == "" || !moving(state):
 		return state
 	case state == "":
 		return string(p.Phase)
@@ -109,6 +109,17 @@ func (m *meter) volume(p contracts.Progress) string {
 	return s
 }
 
+// amount is the volume of work that is under way, and of any other what there is: a rate would be of the past.
+func (m *meter) amount(state string, p contracts.Progress) string {
+	if moving(state) {
+		return m.volume(p)
+	}
+	return size(p.Bytes)
+}
+
+// moving reports whether a job in that state uploads. Work without a queue has no state, and always does.
+func moving(state string) bool { return state == "" || strings.HasPrefix(state, "running") }
+
 // lines is the view for pipes, files and log collectors: one line a change, and no more than one a second
 // unless the stage changed.
 type lines struct {
@@ -154,7 +165,7 @@ func (l *lines) words(state string, p contracts.Progress) []string {
 		words = append(words, count(p.Rows)+" rows")
 	}
 	if p.Bytes > 0 {
-		words = append(words, l.meter.volume(p))
+		words = append(words, l.meter.amount(state, p))
 	}
 	return words
 }
@@ -207,7 +218,7 @@ func (b *bars) show(state string, p contracts.Progress) {
 		if b.ended {
 			return size(b.now.Bytes)
 		}
-		return b.meter.volume(b.now)
+		return b.meter.amount(b.state, b.now)
 	})
 }
 

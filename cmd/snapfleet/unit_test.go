@@ -143,12 +143,15 @@ func TestLines(t *testing.T) {
 		v.show("running", p)
 		p.Phase, p.BytesTotal = contracts.Committing, p.Bytes
 		v.show("committing", p) // never too soon
+		p.BytesTotal++
+		v.show("delivered", p) // nothing is to go, whatever the totals say
 		v.end(true)
 		v.show("running", p)
 		want := `00:00:00 acme/j1: queued
 00:00:05 acme/j1: running, tables, 0/3 tables, 0/2 files
 00:00:07 acme/j1: running, tables, 1/3 tables, 0/2 files, 1,234 rows, 1.0 MiB of about 4.0 MiB, 146 KiB/s, 21s to go
-00:00:07 acme/j1: committing, 1/3 tables, 0/2 files, 1,234 rows, 1.0 MiB, 146 KiB/s
+00:00:07 acme/j1: committing, 1/3 tables, 0/2 files, 1,234 rows, 1.0 MiB
+00:00:07 acme/j1: delivered, 1/3 tables, 0/2 files, 1,234 rows, 1.0 MiB
 `
 		if b.String() != want {
 			t.Errorf("got\n%s\nwant\n%s", b.String(), want)
