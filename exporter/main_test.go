@@ -27,6 +27,9 @@ var (
 	store    *bucket.Server
 )
 
+// otherAddress is where PostgreSQL is met as if it were another server.
+const otherAddress = "127.0.0.2"
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -37,7 +40,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	if err == nil {
-		postgres, err = world.StartPostgres(ctx, dir+"/postgres", world.Set("max_connections", "200"))
+		postgres, err = world.StartPostgres(ctx, dir+"/postgres", world.Set("max_connections", "200"),
+			world.Set("listen_addresses", "127.0.0.1,"+otherAddress))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

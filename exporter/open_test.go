@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -298,6 +302,82 @@ func TestAlteredWhileOpening(t *testing.T) {
 				t.Errorf("%q, not %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestLookedAtAgain: what happened while the exporter waited for a lock, after it had looked, is noticed.
+func TestLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, "CREATE TABLE a (x int); CREATE SCHEMA other")
+	meanwhile := func(ddl string) (*Snapshot, error) {
+		conn := tn.connect()
+		_, err := conn.Exec(t.Context(), "BEGIN; LOCK acme.a; "+ddl, pgx.QueryExecModeSimpleProtocol)
+		must(t, err)
+		type result struct {
+			s   *Snapshot
+			err error
+		}
+		opened := make(chan result, 1)
+		go func() {
+			s, err := tn.tryOpen(t.Context(), Config{Connections: 2})
+			opened <- result{s, err}
+		}()
+		await(t, "the exporter to wait for the lock", func() bool {
+			return tn.one("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'snapfleet/%' AND wait_event_type = 'Lock' AND datname = current_database()") == "1"
+		})
+		_, err = conn.Exec(t.Context(), "COMMIT")
+		must(t, err)
+		r := <-opened
+		return r.s, r.err
+	}
+	s, err := meanwhile("CREATE TABLE acme.late (x int)")
+	must(t, err)
+	if n := tn.one("SELECT count(*) FROM pg_locks WHERE relation = 'acme.late'::regclass AND mode = 'AccessShareLock'"); n != "3" {
+		t.Errorf("%s of 3 sessions have locked the new table", n)
+	}
+	must(t, s.Close())
+	if _, err := meanwhile("CREATE TABLE other.child () INHERITS (acme.a)"); !isRejected(err, contracts.ForeignRelation) {
+		t.Errorf("a foreign child: %v", err)
+	}
+	tn.noSessions()
+}
+
+// TestAnotherServer: a connection to the same address that leads elsewhere is not read from.
+func TestAnotherServer(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, "CREATE TABLE a (x int)")
+	db := tn.db.Copy()
+	var dials atomic.Int32
+	db.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dials.Add(1) > 1 {
+			address = strings.Replace(address, "127.0.0.1", otherAddress, 1) // the server tells where it was met
+		}
+		return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}).DialContext(ctx, network, address)
+	}
+	_, err := New(db, nil, Config{}).Open(t.Context(), attempt("acme"))
+	if err == nil || !strings.Contains(err.Error(), "another server") {
+		t.Errorf("error: %v", err)
+	}
+	tn.noSessions()
+}
+
+// TestSpans: one for the snapshot and one for each table, with no row in them.
+func TestSpans(t *testing.T) { // not parallel: the tracer is global
+	recorder := tracetest.NewSpanRecorder()
+	before := tracer
+	tracer = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("test")
+	defer func() { tracer = before }()
+	tn := newTenant(t, "CREATE TABLE a (x text); INSERT INTO a VALUES ('SECRET'); CREATE TABLE b (x int)")
+	tn.export(Config{})
+	var names []string
+	for _, s := range recorder.Ended() {
+		names = append(names, s.Name())
+		if text := fmt.Sprint(s.Attributes(), s.Events()); strings.Contains(text, "SECRET") {
+			t.Errorf("%s: %s", s.Name(), text)
+		}
+	}
+	if got := strings.Join(names, ", "); got != "open snapshot, export table, export table" {
+		t.Errorf("spans: %s", got)
 	}
 }
 
