@@ -28,11 +28,11 @@ type fleet struct {
 	out    io.Writer
 }
 
-// build makes the binary from the source that we were built from.
+// build makes the binary from the source that we were built from, with the same settings: most of its
+// packages are compiled already then.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "snapfleet")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/snapfleet/snapfleet/cmd/snapfleet")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build (run the demo in the source's folder, or give --snapfleet): %w: %s", err, bytes.TrimSpace(out))
 	}
