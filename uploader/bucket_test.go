@@ -566,6 +566,8 @@ func TestNeverOverwritesOthers(t *testing.T) {
 		"no metadata":    nil,
 		"another job":    {metaJob: "acme/another/", metaAttempt: "1-9f86d081884c7d65"},
 		"our own, other": {metaJob: "acme/2026-03-31-143022/", metaAttempt: "1-9f86d081884c7d65"}, // the size differs
+		"a successor's":  {metaJob: "acme/2026-03-31-143022/", metaAttempt: "2-0011223344556677"},
+		"a lost one's":   {metaJob: "acme/2026-03-31-143022/", metaAttempt: "0-0011223344556677"},
 	}
 	for name, metadata := range stranger {
 		t.Run("volume/"+name, func(t *testing.T) {
@@ -575,15 +577,16 @@ func TestNeverOverwritesOthers(t *testing.T) {
 			key := c.attempt.Prefix() + r.Uploads[0].Name
 			c.put(key, "theirs", metadata)
 			err := c.uploader().Commit(t.Context(), c.attempt, r)
-			if name == "our own, other" {
-				// It claims to be ours, without a manifest: then it is replaced, as a lost attempt's would be.
+			j, rejected := contracts.AsRejection(err)
+			switch {
+			case name == "a lost one's": // of this job, without a manifest: it is replaced
 				if err != nil {
 					t.Fatal(err)
 				}
 				c.whole()
 				return
-			}
-			if j, ok := contracts.AsRejection(err); !ok || j.Code != contracts.DestinationTaken {
+			case name == "a successor's" && errors.Is(err, ErrUploadLost):
+			case !rejected || j.Code != contracts.DestinationTaken:
 				t.Fatal(err)
 			}
 			got, err := server.Admin().GetObject(t.Context(), &s3.GetObjectInput{Bucket: &c.to().Bucket, Key: &key})

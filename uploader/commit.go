@@ -2,10 +2,13 @@ package uploader
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -102,6 +105,10 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 		return nil
 	case found.job != c.attempt.Prefix():
 		return taken(c.attempt, u.Name)
+	case c.age(found) > 0: // we were thought dead, and wake up: what our successor has made is not ours to touch
+		return fmt.Errorf("complete %s: attempt %s has come after this one: %w", u.Name, found.attempt, ErrUploadLost)
+	case c.age(found) == 0:
+		return taken(c.attempt, u.Name)
 	}
 	// An attempt of this job that then lost another of its volumes left this one: it never was part of a
 	// delivery, unless there is a manifest. It is replaced exactly as we have seen it, or not at all.
@@ -133,6 +140,21 @@ func (c commit) verify(ctx context.Context, u contracts.Upload) error {
 		return fmt.Errorf("verify %s: it is attempt %s's: %w", u.Name, found.attempt, ErrUploadLost)
 	}
 	return taken(c.attempt, u.Name)
+}
+
+// age compares the attempt that made found with the receipt's: negative when it was an earlier one.
+func (c commit) age(found *stored) int {
+	return cmp.Compare(attemptNumber(found.attempt), attemptNumber(c.receipt.Attempt))
+}
+
+// attemptNumber is the number that an [contracts.Attempt].ID begins with, -1 when it does not.
+func attemptNumber(id string) int {
+	number, _, _ := strings.Cut(id, "-")
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // A volume is absent when it was not there five times, at 0, 0.1, 0.3, 0.7 and 1.5 seconds.
@@ -180,7 +202,7 @@ func (c commit) sweep(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", name, err)
 		}
-		if found == nil || found.job != c.attempt.Prefix() {
+		if found == nil || found.job != c.attempt.Prefix() || c.age(found) >= 0 {
 			continue
 		}
 		if err := c.store.remove(ctx, name); err != nil {

@@ -14,7 +14,7 @@ type Config struct {
 	PartBytes int
 	// Buffers is how many part buffers a delivery owns, at least 3: one is being filled, one may be held
 	// back for the tar header that it owes, the others are under way. A delivery's memory is
-	// Buffers x PartBytes. Default 8, 128 MiB.
+	// Buffers x PartBytes. Default 5, 80 MiB, so that a worker with two jobs stays below 300 MiB.
 	Buffers int
 	// MaxParts is the store's limit for one object. Default 10,000, AWS's own; some other stores take
 	// 1,000. A volume never grows beyond MaxParts x PartBytes.
@@ -59,7 +59,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	or(&c.PartBytes, 16<<20)
-	or(&c.Buffers, 8)
+	or(&c.Buffers, 5)
 	or(&c.MaxParts, 10_000)
 	orTime(&c.SessionDuration, time.Hour)
 	orTime(&c.TrustCheck, 24*time.Hour)

@@ -17,8 +17,9 @@ import (
 // it. The delivery cannot be completed; a new attempt can.
 var ErrUploadLost = errors.New("an upload of the receipt is lost")
 
-// ErrDelivered says that the job's folder already holds the job's own manifest: there is nothing to do.
-var ErrDelivered = errors.New("the job is already delivered")
+// ErrDelivered says that the job's folder already holds the job's own manifest: there is nothing to do. It is a
+// rejection, because trying again changes nothing; whoever has the record finds the delivery by [Uploader.Delivered].
+var ErrDelivered = contracts.Reject(contracts.DestinationTaken, "the job is already delivered")
 
 // Journal is what a delivery tells the job's record. Its methods are called from several goroutines.
 type Journal interface {
