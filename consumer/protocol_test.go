@@ -489,3 +489,30 @@ func TestOwnerWithoutRecordsStopsBeforeItsSuccessorStarts(t *testing.T) {
 		})
 	}
 }
+
+func TestDeliveryThatStandsEndsTheJob(t *testing.T) {
+	// The record and the worker were lost together, and the worker's last request arrived after all.
+	synctest.Test(t, func(t *testing.T) {
+		w := newMemory(t)
+		ctx, stop := context.WithCancel(t.Context())
+		n := w.node("w1")
+		wait := n.run(ctx, exports{reject: func(a contracts.Attempt) error {
+			name := contracts.VolumeName(contracts.Tables, a.Request.Job, 0)
+			m := contracts.Manifest{
+				Version: contracts.ManifestVersion, Tenant: "acme", Job: a.Request.Job, Attempt: "7-0123456789abcdef",
+				Volumes: []contracts.Volume{{Name: name, Kind: contracts.Tables}},
+			}
+			w.change("an older worker's manifest arrives", func() {
+				w.folder(a.Prefix()).objects[name], w.folder(a.Prefix()).manifest = m.Attempt, must(m.Encode())
+			})
+			return contracts.Reject(contracts.DestinationTaken, "the job is already delivered")
+		}}, Config{})
+		w.publish(request("job"))
+		within(t, w, time.Minute, "settled", w.settled)
+		if o := w.outcomes["acme.job"]; o.Kind != contracts.Delivered || o.Attempt != "7-0123456789abcdef" {
+			t.Errorf("outcome %+v", o)
+		}
+		stop()
+		wait()
+	})
+}
