@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -46,8 +47,8 @@ var (
 	}
 )
 
-// A fleet is one operator's installation: a broker, one tenant with a database and a customer's bucket, and
-// workers that are processes of their own.
+// A fleet is one operator's installation: a broker, a database, one tenant with a customer's bucket, and workers
+// that are processes of their own. A copy of it may have another tenant: see [fleet.enrol].
 type fleet struct {
 	t        *testing.T
 	nats     *world.NATS
@@ -65,7 +66,7 @@ type fleet struct {
 func newFleet(t *testing.T, tenant string, load func(ctx context.Context, url string) error) *fleet {
 	t.Helper()
 	ctx := t.Context()
-	f := &fleet{t: t, tenant: tenant, bucket: "customer-" + strings.ToLower(strings.ReplaceAll(tenant, "_", "-")), role: "arn:aws:iam::" + theirAccount + ":role/" + tenant}
+	f := &fleet{t: t}
 	var err error
 	if f.nats, err = world.StartNATS(t.TempDir()); err != nil {
 		t.Fatal(err)
@@ -77,13 +78,9 @@ func newFleet(t *testing.T, tenant string, load func(ctx context.Context, url st
 	if err := load(ctx, f.database); err != nil {
 		t.Fatal(err)
 	}
-	if err := cloud.CreateBucket(ctx, f.bucket, theirAccount); err != nil {
-		t.Fatal(err)
-	}
 	f.env = append(cloud.Environ(worker), "SNAPFLEET_NATS_URL="+f.nats.URL(), "SNAPFLEET_DATABASE_URL="+f.database, "HOME="+t.TempDir(), "PATH="+os.Getenv("PATH"))
 	f.run("setup", "--ack-wait=3s")
-	f.run("tenant", "set", tenant, "--bucket="+f.bucket, "--region="+cloud.Region(), "--role-arn="+f.role, "--endpoint="+cloud.Endpoint())
-	f.grant(f.record().Destination.ExternalID)
+	f.enrol(tenant)
 
 	nc, err := consumer.Connect(f.nats.URL(), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
@@ -99,16 +96,44 @@ func newFleet(t *testing.T, tenant string, load func(ctx context.Context, url st
 	return f
 }
 
-// grant makes the customer's role, as the customer's page says.
-func (f *fleet) grant(externalID string) {
+// enrol makes a customer, with a bucket and a role, and registers them as the tenant.
+func (f *fleet) enrol(tenant string, set ...string) {
 	f.t.Helper()
+	f.tenant, f.role = tenant, "arn:aws:iam::"+theirAccount+":role/"+tenant
+	f.bucket = "customer-" + strings.ToLower(strings.ReplaceAll(tenant, "_", "-"))
+	if err := cloud.CreateBucket(f.t.Context(), f.bucket, theirAccount); err != nil {
+		f.t.Fatal(err)
+	}
+	f.set(append([]string{"--bucket=" + f.bucket, "--region=" + cloud.Region(), "--role-arn=" + f.role, "--endpoint=" + cloud.Endpoint()}, set...)...)
+	f.grant(f.record().Destination.ExternalID)
+}
+
+// set changes the tenant's record.
+func (f *fleet) set(flags ...string) {
+	f.t.Helper()
+	f.run(append([]string{"tenant", "set", f.tenant}, flags...)...)
+}
+
+// actions are what the customer's page asks for, on the bucket's objects and on the bucket.
+var (
+	objectActions = []string{"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"}
+	bucketActions = []string{"s3:ListBucket", "s3:ListBucketMultipartUploads"}
+)
+
+// grant makes the customer's role, as the customer's page says, but forgets the actions in without.
+func (f *fleet) grant(externalID string, without ...string) {
+	f.t.Helper()
+	list := func(actions []string) string {
+		kept := slices.DeleteFunc(slices.Clone(actions), func(a string) bool { return slices.Contains(without, a) })
+		return `["` + strings.Join(kept, `","`) + `"]`
+	}
 	err := cloud.SetRole(bucket.Role{
 		ARN: f.role,
 		Trust: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + ourAccount + `:root"},
 			"Action":"sts:AssumeRole","Condition":{"StringEquals":{"sts:ExternalId":"` + externalID + `"}}}]}`,
 		Policy: `{"Version":"2012-10-17","Statement":[
-			{"Effect":"Allow","Action":["s3:GetObject","s3:PutObject","s3:DeleteObject","s3:AbortMultipartUpload","s3:ListMultipartUploadParts"],"Resource":"arn:aws:s3:::` + f.bucket + `/*"},
-			{"Effect":"Allow","Action":["s3:ListBucket","s3:ListBucketMultipartUploads"],"Resource":"arn:aws:s3:::` + f.bucket + `"}]}`,
+			{"Effect":"Allow","Action":` + list(objectActions) + `,"Resource":"arn:aws:s3:::` + f.bucket + `/*"},
+			{"Effect":"Allow","Action":` + list(bucketActions) + `,"Resource":"arn:aws:s3:::` + f.bucket + `"}]}`,
 	})
 	if err != nil {
 		f.t.Fatal(err)
