@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"context"
+	"net/http"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/smithy-go/middleware"
@@ -46,10 +47,27 @@ func traced(stack *middleware.Stack) error {
 				attribute.String("rpc.method", method),
 				attribute.String("cloud.region", awsmiddleware.GetRegion(ctx))))
 			out, meta, err := next.HandleInitialize(ctx, in)
-			span.SetAttributes(answered(meta, err)...)
-			endSpan(span, err)
+			failure := err
+			if isAnswer(ctx, err) {
+				failure = nil
+			}
+			span.SetAttributes(answered(meta, failure)...)
+			endSpan(span, failure)
 			return out, meta, err
 		}), middleware.After)
+}
+
+// refusalWanted marks the context of a request that ought to be refused.
+type refusalWanted struct{}
+
+// isAnswer reports whether what the SDK calls an error is the answer that was hoped for, or as good as another: a
+// refusal where one is wanted, and that a thing is not there. Whoever minds that fails a span of its own, and a
+// delivery without trouble is a trace without errors.
+func isAnswer(ctx context.Context, err error) bool {
+	if ctx.Value(refusalWanted{}) != nil {
+		return isDenied(errorCode(err), errorStatus(err))
+	}
+	return errorStatus(err) == http.StatusNotFound && errorCode(err) != "NoSuchBucket"
 }
 
 func answered(meta middleware.Metadata, err error) []attribute.KeyValue {

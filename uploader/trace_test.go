@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	testbucket "github.com/snapfleet/snapfleet/test/bucket"
@@ -53,6 +54,9 @@ func TestTrace(t *testing.T) {
 		}
 		if s.SpanKind() == trace.SpanKindClient && !strings.Contains(attributes, "http.response.status_code") {
 			t.Errorf("%s: %s", s.Name(), attributes)
+		}
+		if s.Status().Code == codes.Error { // the customer's role has refused us, as it should, and an upload is gone
+			t.Errorf("%s is called a failure: %s", s.Name(), attributes)
 		}
 	}
 	for name, n := range map[string]int{"preflight": 1, "upload volume": 2, "commit": 1, "S3.CompleteMultipartUpload": 2,

@@ -132,7 +132,7 @@ func start(ctx context.Context, name string, a contracts.Attempt) (context.Conte
 	return tracer.Start(ctx, name, trace.WithAttributes(
 		attribute.String("snapfleet.tenant", a.Tenant.Name),
 		attribute.String("snapfleet.job", a.Request.Job),
-		attribute.String("snapfleet.attempt", a.ID)))
+		attribute.String("snapfleet.attempt.id", a.ID)))
 }
 
 // ours reports whether data is a manifest of this job.
