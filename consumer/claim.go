@@ -26,9 +26,16 @@ const (
 	dropped            // the job has failed, or the message is no request
 )
 
+// String is what JetStream calls it.
+func (e end) String() string {
+	return [...]string{left: "leave", later: "nak", acked: "ack", dropped: "term"}[e]
+}
+
 // claim decides, by one compare-and-swap, whether this worker works on the job that m asks for. It returns a
-// lease on a record in whatever state the job has reached, or nil and the message's fate.
-func (c *Consumer) claim(ctx context.Context, m message, req contracts.Request) (*lease, fate) {
+// lease on a record in whatever state the job has reached, or nil and the message's fate. The context is the job's.
+func (c *Consumer) claim(job context.Context, m message, req contracts.Request) (l *lease, f fate) {
+	ctx, span := tracer().Start(job, "claim")
+	defer func() { endClaim(span, l, f) }()
 	key := recordKey(req.Tenant, req.Job)
 	for {
 		r, rev, err := c.records.get(ctx, key)
@@ -70,7 +77,7 @@ func (c *Consumer) claim(ctx context.Context, m message, req contracts.Request) 
 		switch {
 		case err == nil:
 			// From here on the job is ours, until a heartbeat fails.
-			return hold(ctx, c.records, key, m, c.cfg, next, written, began), fate{}
+			return hold(job, c.records, key, m, c.cfg, next, written, began), fate{}
 		case errors.Is(err, errSwapped):
 			continue // somebody was faster: look again
 		default:

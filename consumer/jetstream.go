@@ -184,7 +184,9 @@ func (b bucketCells) Changes(ctx context.Context, filter string, seen func(strin
 // streams is the ledger.
 type streams struct{ js jetstream.JetStream }
 
-func (s streams) Publish(ctx context.Context, o contracts.Outcome) (contracts.Outcome, error) {
+func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.Outcome, err error) {
+	ctx, span := startSend(ctx, contracts.OutcomeSubjects)
+	defer func() { endStep(span, err) }()
 	body, err := json.Marshal(o)
 	if err != nil {
 		return o, err
@@ -225,7 +227,9 @@ func outcomeAt(ctx context.Context, js jetstream.JetStream, tenant, job string) 
 	return &o, nil
 }
 
-func (s streams) Bury(ctx context.Context, m message, job string, why *contracts.Rejection) error {
+func (s streams) Bury(ctx context.Context, m message, job string, why *contracts.Rejection) (err error) {
+	ctx, span := startSend(ctx, contracts.DeadSubjects)
+	defer func() { endStep(span, err) }()
 	sum := digestOf(m.Data())
 	header := nats.Header{}
 	for k, v := range m.Header() {
@@ -240,7 +244,7 @@ func (s streams) Bury(ctx context.Context, m message, job string, why *contracts
 	if contracts.ValidJob(job) {
 		header.Set(contracts.HeaderJob, job)
 	}
-	_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.DeadSubject(m.Tenant()), Data: m.Data(), Header: header},
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.DeadSubject(m.Tenant()), Data: m.Data(), Header: header},
 		jetstream.WithMsgID(strings.Join([]string{m.Tenant(), sum, string(reason.Code)}, ".")))
 	return err
 }

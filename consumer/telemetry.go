@@ -62,6 +62,7 @@ func (c *Consumer) startJob(ctx context.Context, m message) (context.Context, tr
 		attribute.String("messaging.operation.type", "process"),
 		attribute.String("messaging.destination.name", contracts.RequestStream),
 		attribute.String("messaging.consumer.group.name", contracts.WorkersName),
+		attribute.String("messaging.client.id", c.cfg.Worker),
 		attribute.Int("messaging.message.body.size", len(m.Data())),
 		attribute.Int64("snapfleet.delivered", int64(min(m.Delivered(), 1<<62))),
 		attribute.Float64("snapfleet.queue.seconds", time.Since(m.Published()).Seconds()),
@@ -94,6 +95,24 @@ func (c *Consumer) noteClaim(ctx context.Context, r record) {
 	c.log(ctx).Info().Str("state", string(r.State)).Int("attempt", r.Attempt).Uint64("epoch", r.Epoch).Msg("job claimed")
 }
 
+// endClaim says what came of it: a hold on the job, or the message's fate.
+func endClaim(span trace.Span, l *lease, f fate) {
+	came := "claimed"
+	if l == nil {
+		came = f.end.String()
+	}
+	span.SetAttributes(attribute.String("snapfleet.claim", came))
+	span.End()
+}
+
+// startSend is the span of one message that is published. subject is a subject space: span names are few.
+func startSend(ctx context.Context, subject string) (context.Context, trace.Span) {
+	return tracer().Start(ctx, "send "+subject, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+		attribute.String("messaging.system", "nats"),
+		attribute.String("messaging.operation.type", "send"),
+		attribute.String("messaging.destination.name", subject)))
+}
+
 // startStep is a span of the job's span. The attempt's own context takes it over by spanInto.
 func (c *Consumer) startStep(ctx context.Context, name string, r record) (context.Context, trace.Span) {
 	return tracer().Start(ctx, name, trace.WithAttributes(
@@ -113,8 +132,7 @@ func endStep(span trace.Span, err error) {
 }
 
 func (c *Consumer) startSettle(ctx context.Context, f fate) (context.Context, trace.Span) {
-	name := map[end]string{left: "leave", later: "nak", acked: "ack", dropped: "term"}[f.end]
-	return tracer().Start(ctx, name, trace.WithAttributes(
+	return tracer().Start(ctx, f.end.String(), trace.WithAttributes(
 		attribute.String("messaging.operation.type", "settle"), attribute.String("snapfleet.delay", strconv.FormatFloat(f.delay.Seconds(), 'f', 1, 64)+"s")))
 }
 
@@ -132,6 +150,7 @@ func (c *Consumer) noteEnd(ctx context.Context, r record, o contracts.Outcome) {
 		labels = metric.WithAttributes(attribute.String("outcome", string(o.Kind)), attribute.String("code", string(o.Reason.Code)))
 	}
 	c.meters.outcomes.Add(ctx, 1, labels)
+	trace.SpanFromContext(ctx).SetAttributes(attribute.String("snapfleet.outcome", string(o.Kind)))
 	took := time.Since(r.CreatedAt)
 	c.meters.duration.Record(ctx, max(0, took.Seconds()), metric.WithAttributes(attribute.String("outcome", string(o.Kind))))
 	line := c.log(ctx).Info().Str("outcome", string(o.Kind)).Int("attempts", o.Attempts).Dur("took", took)
