@@ -110,7 +110,7 @@ func startSend(ctx context.Context, subject string) (context.Context, trace.Span
 	return tracer().Start(ctx, "send "+subject, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 		attribute.String("messaging.system", "nats"),
 		attribute.String("messaging.operation.type", "send"),
-		attribute.String("messaging.destination.name", subject)))
+		attribute.String("messaging.destination.template", subject)))
 }
 
 // startStep is a span of the job's span. The attempt's own context takes it over by spanInto.

@@ -98,7 +98,7 @@ func (s *submitCmd) publish(ctx context.Context, c *console, jobs *consumer.Jobs
 			fmt.Fprintf(c.err, "snapfleet: %s\n", redact(flush.Error()))
 		}
 	}()
-	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, "submit "+contracts.RequestSubject("{tenant}"),
+	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, "submit "+contracts.RequestSubjects,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 			attribute.String("messaging.system", "nats"),
 			attribute.String("messaging.operation.type", "send"),
