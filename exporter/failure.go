@@ -89,10 +89,10 @@ func withoutSecrets(err error) error {
 		return told
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok {
-		return fmt.Errorf("%s: %w", e.Op, e.Err)
+		return &net.OpError{Op: e.Op, Err: e.Err}
 	}
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
-		return fmt.Errorf("look up the database's host: %s", e.Err)
+		return &net.OpError{Op: "look up the database's host", Err: errors.New(e.Err)}
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		for cause := err; cause != nil; cause = errors.Unwrap(cause) {

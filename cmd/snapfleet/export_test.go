@@ -88,6 +88,25 @@ func TestExportThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestExportOfADatabaseThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{
+		"refused":   "postgres://user:secret@127.0.0.1:1/db",
+		"no socket": "postgres:///db?host=/nowhere&password=secret",
+		"no host":   "postgres://user:secret@host.invalid/db",
+	} {
+		to := t.TempDir()
+		r := snapfleet(t, []string{"SNAPFLEET_DATABASE_URL=" + url}, "export", "acme", "--to="+to)
+		r.want(t, exitUnreachable, "snapfleet: ")
+		if strings.Contains(r.err, "secret") || strings.Contains(r.err, "host.invalid") {
+			t.Errorf("%s: it tells whom it asked: %s", name, r.err)
+		}
+		if left, err := os.ReadDir(to); err != nil || len(left) > 0 {
+			t.Errorf("%s: left behind: %v, %v", name, left, err)
+		}
+	}
+}
+
 func TestExportThatIsInterruptedLeavesNothing(t *testing.T) {
 	t.Parallel()
 	env := source(t, "cmd_export_stop", tenant)
