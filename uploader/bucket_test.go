@@ -360,6 +360,10 @@ func TestRejections(t *testing.T) {
 			c.role.Policy = permissions(c.to().Bucket, "s3:PutObject")
 			server.SetRole(c.role)
 		}, contracts.WriteDenied, ""},
+		"no right to read": {func(_ *testing.T, c *customer) {
+			c.role.Policy = permissions(c.to().Bucket, "s3:GetObject")
+			server.SetRole(c.role)
+		}, contracts.WriteDenied, "manifest.json"},
 		"no right to abort": {func(_ *testing.T, c *customer) {
 			c.role.Policy = permissions(c.to().Bucket, "s3:AbortMultipartUpload")
 			server.SetRole(c.role)
@@ -404,6 +408,17 @@ func TestRejections(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where S3 hides which keys exist, that a key is denied says nothing about the right to read.
+func TestHiddenKeysAreNoRejection(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	c.inject("GetObject", testbucket.Fault{Reply: testbucket.Reply{Status: 403, Code: "AccessDenied",
+		Message: "User: x is not authorized to perform: s3:ListBucket on resource: y because no identity-based policy allows the s3:ListBucket action"}})
+	if _, err := c.uploader().Begin(t.Context(), c.attempt, &journal{}); err != nil {
+		t.Error(err)
 	}
 }
 

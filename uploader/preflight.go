@@ -16,7 +16,7 @@ import (
 // preflight proves, before the database is touched, what the delivery will need: the role's trust policy
 // wants the external ID; the bucket exists, is in that region, is the right account's and lists its
 // objects and uploads; a multipart upload can be begun, written to, listed and aborted, with whatever key
-// encrypts it. Nothing becomes visible.
+// encrypts it; what was written can be read back. Nothing becomes visible.
 //
 // The bucket is asked for a list and not by HeadBucket: the session policy allows lists of this job's
 // folder only, and HeadBucket names no folder.
@@ -40,10 +40,25 @@ func (b *bucket) preflight(ctx context.Context) error {
 	if err := abortListed(ctx, b); err != nil {
 		return err
 	}
+	if err := b.readable(ctx); err != nil {
+		return err
+	}
 	if err := b.probe(ctx); err != nil {
 		return fmt.Errorf("probe bucket %s: %w", b.to.Bucket, err)
 	}
 	return nil
+}
+
+// readable proves the right to read what will be written, by asking for what is not there: that is absent to
+// those who have it, and denied to all others. Without it a delivery could not be verified, and it would only
+// be known once every volume is visible.
+func (b *bucket) readable(ctx context.Context) error {
+	_, err := b.read(ctx, contracts.ManifestName)
+	// S3 denies a key that is not there also to those who may not know that, and then names that right.
+	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.WriteDenied && strings.Contains(r.Err.Error(), "s3:ListBucket") {
+		return nil
+	}
+	return err
 }
 
 // foreign finds out, after a refusal, whether the bucket's owner is the reason for it: it asks once more
