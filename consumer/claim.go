@@ -119,11 +119,18 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	// The bucket is the second witness of a commit. The record was lost; the delivery was not.
 	d, err := witness(a, manifest)
 	if err != nil {
-		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "%w", err)), false
+		code := contracts.DestinationTaken
+		if errors.Is(err, errOtherContent) {
+			code = contracts.JobConflict
+		}
+		return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: code, Err: err}), false
 	}
 	r.State, r.Delivery, r.AttemptID = committed, d, d.AttemptID
 	return r, fate{}, true
 }
+
+// errOtherContent: the same job was delivered for another wish.
+var errOtherContent = errors.New("it was asked for before, with other content")
 
 // witness reads a delivery from the manifest that stands in the bucket.
 func witness(a contracts.Attempt, manifest []byte) (*delivery, error) {
@@ -131,8 +138,11 @@ func witness(a contracts.Attempt, manifest []byte) (*delivery, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the folder %s holds a %s that is none of ours: %w", a.Prefix(), contracts.ManifestName, err)
 	}
-	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job || m.Only != a.Request.Only {
-		return nil, fmt.Errorf("the folder %s holds another delivery already", a.Prefix())
+	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job {
+		return nil, fmt.Errorf("the folder %s holds a delivery of %s", a.Prefix(), contracts.JobPrefix(m.Tenant, m.Job))
+	}
+	if m.Only != a.Request.Only {
+		return nil, fmt.Errorf("the folder %s holds this job's delivery: %w", a.Prefix(), errOtherContent)
 	}
 	return &delivery{
 		AttemptID: m.Attempt, Manifest: manifestURL(a), ManifestSHA256: digestOf(manifest), Totals: m.Totals,

@@ -3,7 +3,9 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -50,9 +52,9 @@ func judge(err error, r record, cfg Config, now time.Time) verdict {
 	case errors.Is(err, ErrShutdown):
 		return verdict{act: release}
 	case r.State == running && rejected:
-		return verdict{act: giveUp, reason: rejection}
+		return verdict{act: giveUp, reason: inContext(err, rejection)}
 	case r.State == committing && rejected && rejection.Code == contracts.DestinationTaken:
-		return verdict{act: giveUp, reason: rejection}
+		return verdict{act: giveUp, reason: inContext(err, rejection)}
 	}
 	// Past the point of no return a refusal is a reason to wait, not to give up: a customer who breaks the
 	// role at that moment and mends it the next day finds the delivery whole. Only the deadline ends it.
@@ -71,6 +73,17 @@ func judge(err error, r record, cfg Config, now time.Time) verdict {
 		v = verdict{act: giveUp, reason: exhausted(err, contracts.AttemptsExhausted)}
 	}
 	return v
+}
+
+// inContext is the rejection within err with the words that err puts before it: S3 does not say which bucket it
+// has refused, but whoever asked has.
+func inContext(err error, r *contracts.Rejection) *contracts.Rejection {
+	before, _, found := strings.Cut(err.Error(), r.Error())
+	before = before[strings.LastIndexByte(before, '\n')+1:] // of errors that were joined
+	if !found || before == "" {
+		return r
+	}
+	return &contracts.Rejection{Code: r.Code, Err: fmt.Errorf("%s%w", before, r.Err)}
 }
 
 func exhausted(err error, code contracts.Code) *contracts.Rejection {
