@@ -63,6 +63,11 @@ bench: ## Run every benchmark.
 	@test/install.sh
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 $(PKG)
 
+.PHONY: memory
+memory: ## Show that memory does not grow: 0.1 and 4 GB. It takes some 15 GB of disk and a few minutes.
+	@test/install.sh
+	$(GO) test ./test -run '^TestMemoryDoesNotGrow$$' -v -timeout 30m -args -gigabytes=4
+
 .PHONY: completion
 completion: build ## Print how to complete snapfleet's commands with the tabulator key.
 	@echo "bash:  source <($(CURDIR)/bin/snapfleet completion bash)"
