@@ -37,8 +37,19 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 	ctx, span := tracer().Start(job, "claim")
 	defer func() { endClaim(span, l, f) }()
 	key := recordKey(req.Tenant, req.Job)
+	chair := &seat{c: c, tenant: req.Tenant, key: key}
+	defer func() {
+		if l == nil {
+			chair.leave()
+		}
+	}()
 	for {
 		r, rev, err := c.records.get(ctx, key)
+		if begins := errors.Is(err, errNoCell) || err == nil && r.State == running && !r.Cancel && r.Owner == ""; begins {
+			if delay, ok := chair.take(); !ok {
+				return nil, fate{end: later, delay: delay}
+			}
+		}
 		var next record
 		switch {
 		case errors.Is(err, errNoCell):
@@ -77,7 +88,9 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 		switch {
 		case err == nil:
 			// From here on the job is ours, until a heartbeat fails.
-			return hold(job, c.records, key, m, c.cfg, next, written, began), fate{}
+			l = hold(job, c.records, key, m, c.cfg, next, written, began)
+			l.seat = chair
+			return l, fate{}
 		case errors.Is(err, errSwapped):
 			continue // somebody was faster: look again
 		default:
@@ -107,10 +120,12 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	} else if err != nil {
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}
+	c.routes.aim(req.Tenant, destinationOf(a))
 	look, cancel := context.WithTimeout(ctx, c.cfg.Fence) // nobody holds the job yet, so not for long
 	defer cancel()
 	manifest, err := c.work.Delivered(look, a)
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
+		c.routes.report(req.Tenant, unreachable(err) || look.Err() != nil)
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}
 	if manifest == nil {

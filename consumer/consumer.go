@@ -22,6 +22,10 @@ type Config struct {
 	// Slots is how many jobs are worked on at once. Default 2: while one waits for a bucket, the other
 	// keeps the cores busy. Memory and database connections grow with it.
 	Slots int
+	// PerTenant is how many jobs of one tenant the whole fleet works on at once, more or less. Default 2: a
+	// tenant that asks for a thousand snapshots waits for itself and not the others for it. Of a worker's slots
+	// one tenant never has the last, if there is more than one.
+	PerTenant int
 	// Grace is how long jobs under way may go on after Run's context is done, before they are given back.
 	// Default 10 min. Whatever stops the process has to allow a little more.
 	Grace time.Duration
@@ -74,6 +78,7 @@ func (c Config) withDefaults() Config {
 		c.Worker = "worker"
 	}
 	number(&c.Slots, 2)
+	number(&c.PerTenant, 2)
 	number(&c.Attempts, 8)
 	number(&c.Crashes, 20)
 	duration(&c.Grace, 10*time.Minute)
@@ -94,8 +99,8 @@ func (c Config) withDefaults() Config {
 // validate is about the constants whose order the protocol rests on, and about what cannot be meant.
 func (c Config) validate(ackWait time.Duration) error {
 	switch {
-	case c.Slots < 1, c.Attempts < 1, c.Crashes < 1:
-		return fmt.Errorf("slots (%d), attempts (%d) and crashes (%d) must be at least 1", c.Slots, c.Attempts, c.Crashes)
+	case c.Slots < 1, c.PerTenant < 1, c.Attempts < 1, c.Crashes < 1:
+		return fmt.Errorf("slots (%d), per tenant (%d), attempts (%d) and crashes (%d) must be at least 1", c.Slots, c.PerTenant, c.Attempts, c.Crashes)
 	case c.Heartbeat <= 0 || 2*c.Heartbeat >= c.Fence:
 		return fmt.Errorf("twice the heartbeat (%v) must be less than the fence (%v)", c.Heartbeat, c.Fence)
 	case c.Fence >= c.Observe:
@@ -119,6 +124,8 @@ type Consumer struct {
 	ledger  ledger
 	tenants registry
 	seen    *observations
+	crowd   *crowd
+	routes  *circuits
 	meters  meters
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
@@ -162,7 +169,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 func assemble(work Work, cfg Config, q queue, jobs cells, l ledger, tenants registry) *Consumer {
 	c := &Consumer{
 		work: work, cfg: cfg, queue: q, records: records{jobs}, ledger: l, tenants: tenants,
-		seen: newObservations(), meters: newMeters(), connected: func() bool { return true },
+		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(), connected: func() bool { return true },
 	}
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
 	return c
@@ -189,6 +196,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	defer c.interrupt(ErrShutdown)
 	var around sync.WaitGroup
 	around.Go(func() { c.observe(ctx) })
+	around.Go(func() { c.hear(ctx) })
 	around.Go(func() { c.janitor(ctx) })
 	defer around.Wait()
 

@@ -207,6 +207,17 @@ func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.
 	return *stands, nil
 }
 
+// Endings listens as a plain subscriber: what is published to a stream is heard by whoever listens.
+func (s streams) Endings(ctx context.Context, ended func(string)) error {
+	prefix := strings.TrimSuffix(contracts.OutcomeSubjects, "*.*")
+	sub, err := s.js.Conn().Subscribe(contracts.OutcomeSubjects, func(m *nats.Msg) { ended(strings.TrimPrefix(m.Subject, prefix)) })
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return sub.Unsubscribe()
+}
+
 // outcomeAt reads a job's outcome from the stream's leader, or nil.
 func outcomeAt(ctx context.Context, js jetstream.JetStream, tenant, job string) (*contracts.Outcome, error) {
 	stream, err := js.Stream(ctx, contracts.OutcomeStream)

@@ -33,6 +33,7 @@ func (c *Consumer) process(ctx context.Context, m message) fate {
 	if l == nil {
 		return f
 	}
+	defer l.seat.leave()
 	defer l.rest()
 	c.noteClaim(ctx, l.record())
 	for {
@@ -91,6 +92,7 @@ func (c *Consumer) prepare(ctx context.Context, l *lease, r record) error {
 			return err
 		}
 	}
+	c.routes.aim(r.Request.Tenant, destinationOf(a))
 	attempt, cancel := l.begin()
 	defer cancel(nil)
 	receipt, err := c.work.Prepare(spanInto(attempt, ctx), a, l)
@@ -101,6 +103,7 @@ func (c *Consumer) prepare(ctx context.Context, l *lease, r record) error {
 		return context.Cause(attempt) // the wish to cancel wins as long as it can
 	}
 	// From here on everything is durable in the customer's bucket, and nothing of it is visible.
+	c.routes.report(r.Request.Tenant, false)
 	d, pieces, err := seal(a, receipt)
 	if err != nil {
 		return err
@@ -239,6 +242,9 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 	r := l.record()
 	v := judge(err, r, c.cfg, time.Now())
 	c.noteError(ctx, r, step, v, err)
+	if v.act != letGo && v.act != release && (r.State == running || r.State == committing) {
+		c.routes.report(r.Request.Tenant, unreachable(err))
+	}
 	// What is recorded now must be recorded although the work was cancelled, but not for ever: whoever
 	// takes over would have to wait.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Fence)

@@ -16,6 +16,7 @@ type lease struct {
 	records records
 	key     string
 	msg     message
+	seat    *seat // the tenant's share of slots that the job takes
 	cfg     Config
 
 	ctx    context.Context // done, with the cause, when the hold is lost or the worker stops

@@ -25,6 +25,7 @@ type memory struct {
 	cells    map[string]cell
 	revision uint64
 	watchers []func(string, uint64)
+	hearers  []func(string)
 
 	messages []*queued
 	ackWait  time.Duration
@@ -411,9 +412,20 @@ func (n *node) Publish(ctx context.Context, o contracts.Outcome) (contracts.Outc
 			return nil
 		}
 		n.outcomes[key] = o
+		for _, ended := range n.hearers {
+			ended(key)
+		}
 		return nil
 	})
 	return stands, err
+}
+
+func (n *node) Endings(ctx context.Context, ended func(string)) error {
+	n.mu.Lock()
+	n.hearers = append(n.hearers, ended)
+	n.mu.Unlock()
+	<-ctx.Done()
+	return nil
 }
 
 func (n *node) Bury(ctx context.Context, m message, job string, why *contracts.Rejection) error {
@@ -590,3 +602,5 @@ func (w *memory) uploadsLeft() (n int) {
 	}
 	return n
 }
+
+func jsonInto(data []byte, v any) bool { return json.Unmarshal(data, v) == nil }

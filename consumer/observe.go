@@ -57,10 +57,24 @@ func (o *observations) forget(age time.Duration) {
 func (c *Consumer) observe(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.seen.forget(10 * c.cfg.Observe)
+		c.crowd.forget()
 		round, cancel := context.WithTimeout(ctx, 5*c.cfg.Observe)
-		if err := c.records.Changes(round, recordKeys, c.seen.note); err != nil {
+		err := c.records.Changes(round, recordKeys, func(key string, revision uint64) {
+			c.seen.note(key, revision)
+			c.crowd.note(key)
+		})
+		if err != nil {
 			pause(ctx, time.Second)
 		}
 		cancel()
+	}
+}
+
+// hear follows the ends of all jobs until ctx is done.
+func (c *Consumer) hear(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := c.ledger.Endings(ctx, c.crowd.end); err != nil {
+			pause(ctx, time.Second)
+		}
 	}
 }

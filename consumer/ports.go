@@ -32,6 +32,10 @@ type Work interface {
 // its object is not there. The job goes back to RUNNING with a new attempt.
 type LostUpload interface{ LostUpload() bool }
 
+// Unreachable is the behaviour of an error of Work that says: the destination does not answer. Other jobs for it
+// then wait in the queue, while one tries.
+type Unreachable interface{ Unreachable() bool }
+
 // Journal is where an attempt in progress writes what its successor, or a watcher, needs to know.
 type Journal interface {
 	// Upload records an upload. Only when it has returned nil may the first part leave.
@@ -82,6 +86,9 @@ type cells interface {
 type ledger interface {
 	// Publish writes the outcome unless there is one; it returns the one that stands.
 	Publish(ctx context.Context, o contracts.Outcome) (contracts.Outcome, error)
+	// Endings calls ended, with the record's key, for every outcome that is published from now on until ctx
+	// is done. Some may be missed.
+	Endings(ctx context.Context, ended func(key string)) error
 	// Bury keeps the message with the reason. The same message and code are kept once.
 	Bury(ctx context.Context, m message, job string, why *contracts.Rejection) error
 }

@@ -21,7 +21,7 @@ func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duratio
 		backoff.WithMultiplier(2),
 		backoff.WithMaxElapsedTime(cfg.RetryFor),
 	)
-	fresh := false
+	fresh, last := false, final
 	out, err := backoff.RetryWithData(func() (T, error) {
 		for {
 			out, err := once(ctx, timeout, request)
@@ -29,6 +29,7 @@ func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duratio
 				return out, nil
 			}
 			v, err := judge(p, err)
+			last = v
 			if v == renew && !fresh && ctx.Err() == nil {
 				fresh = true
 				renewed()
@@ -40,11 +41,22 @@ func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duratio
 			return out, err
 		}
 	}, backoff.WithContext(wait, ctx))
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return out, context.Cause(ctx)
+	case err != nil && last == again:
+		return out, noAnswer{err}
 	}
 	return out, err
 }
+
+// noAnswer is what is left after the patience with one request: the store did not answer, or not usefully.
+type noAnswer struct{ error }
+
+func (n noAnswer) Unwrap() error { return n.error }
+
+// Unreachable says that it is the destination that fails, and not this job.
+func (n noAnswer) Unreachable() bool { return true }
 
 func once[T any](ctx context.Context, timeout time.Duration, request func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))

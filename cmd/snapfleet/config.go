@@ -170,14 +170,15 @@ type writeFlags struct {
 
 // workerCmd is the worker's configuration: this struct is its manual.
 type workerCmd struct {
-	Name     string        `group:"work" placeholder:"NAME" help:"This worker's name in records and logs. Default: the host's name."`
-	Slots    int           `group:"work" default:"2" help:"Jobs that are worked on at once."`
-	Grace    time.Duration `group:"work" default:"10m" help:"How long jobs under way may go on after SIGTERM, before they are given back to the queue. Whatever stops the process must allow a little more."`
-	Attempts int           `group:"work" default:"8" help:"How often a job may end in an error before it is given up."`
-	Crashes  int           `group:"work" default:"20" help:"How often a worker may go silent over one job before it is given up."`
-	Deadline time.Duration `group:"work" default:"72h" help:"Time after which a job is given up, counted from its first attempt."`
-	MaxAge   time.Duration `group:"work" default:"168h" help:"Age at which a request that nobody has begun is refused."`
-	Stall    time.Duration `group:"work" default:"10m" help:"Time without a single byte of progress after which an attempt is ended."`
+	Name      string        `group:"work" placeholder:"NAME" help:"This worker's name in records and logs. Default: the host's name."`
+	Slots     int           `group:"work" default:"2" help:"Jobs that are worked on at once."`
+	PerTenant int           `group:"work" default:"2" help:"Jobs of one tenant that the whole fleet works on at once, more or less. One tenant never has a worker's last free slot."`
+	Grace     time.Duration `group:"work" default:"10m" help:"How long jobs under way may go on after SIGTERM, before they are given back to the queue. Whatever stops the process must allow a little more."`
+	Attempts  int           `group:"work" default:"8" help:"How often a job may end in an error before it is given up."`
+	Crashes   int           `group:"work" default:"20" help:"How often a worker may go silent over one job before it is given up."`
+	Deadline  time.Duration `group:"work" default:"72h" help:"Time after which a job is given up, counted from its first attempt."`
+	MaxAge    time.Duration `group:"work" default:"168h" help:"Age at which a request that nobody has begun is refused."`
+	Stall     time.Duration `group:"work" default:"10m" help:"Time without a single byte of progress after which an attempt is ended."`
 
 	RetryBase time.Duration `group:"work" default:"30s" help:"Delay before the first retry, doubled for each one after it; half of it is random."`
 	RetryMax  time.Duration `group:"work" default:"1h" help:"Longest delay before a retry."`
