@@ -47,7 +47,7 @@ func (f *fleet) customer(t *testing.T, tenant string, set ...string) *fleet {
 func (f *fleet) refused(job string, code contracts.Code, words ...string) (s consumer.Status) {
 	f.t.Helper()
 	f.eventually("job "+job+" is refused", func() (err error) {
-		if s, err = f.jobs.Status(f.t.Context(), f.tenant, job); err == nil && s.State != "failed" {
+		if s, err = f.jobs.Status(f.t.Context(), f.tenant, job); err == nil && s.State != "failed" && s.State != "done" {
 			err = fmt.Errorf("it is %s: %s", s.State, s.LastError)
 		}
 		return err
