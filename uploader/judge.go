@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/aws/smithy-go"
@@ -42,7 +43,9 @@ func judge(p purpose, err error) (verdict, error) {
 	}
 	code, status := errorCode(err), errorStatus(err)
 	message := errorMessage(err)
-	reject := func(c contracts.Code) (verdict, error) { return final, &contracts.Rejection{Code: c, Err: err} }
+	reject := func(c contracts.Code) (verdict, error) {
+		return final, &contracts.Rejection{Code: c, Err: refused(err)}
+	}
 
 	switch {
 	case errors.Is(err, errFenced):
@@ -67,7 +70,7 @@ func judge(p purpose, err error) (verdict, error) {
 		return reject(contracts.BucketNotFound)
 	case "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
 		if region := namedRegion(err, message); region != "" {
-			return final, contracts.Reject(contracts.WrongRegion, "S3 says that the bucket is in %s: %w", region, err)
+			return final, contracts.Reject(contracts.WrongRegion, "S3 says that the bucket is in %s: %w", region, refused(err))
 		}
 		return reject(contracts.WrongRegion)
 	case "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
@@ -103,6 +106,35 @@ func judge(p purpose, err error) (verdict, error) {
 	return final, err
 }
 
+// refusal is the answer of a service as a customer reads it: what it calls the matter, and the id by which CloudTrail
+// and AWS's support find the request. The SDK's own text is for programmers; whoever asks finds it below.
+type refusal struct{ err error }
+
+func refused(err error) error {
+	if _, ok := errors.AsType[*smithy.OperationError](err); !ok {
+		return err // not the SDK's: it says what it means
+	}
+	return &refusal{err}
+}
+
+func (r *refusal) Unwrap() error { return r.err }
+
+func (r *refusal) Error() string {
+	op, _ := errors.AsType[*smithy.OperationError](r.err)
+	code := errorCode(r.err)
+	if code == "" {
+		code = strconv.Itoa(errorStatus(r.err))
+	}
+	text := op.Service() + " answers " + code + " to " + op.Operation()
+	if e, ok := errors.AsType[interface {
+		error
+		ServiceRequestID() string
+	}](r.err); ok && e.ServiceRequestID() != "" {
+		text += " (request id " + e.ServiceRequestID() + ")"
+	}
+	return text
+}
+
 func isDenied(code string, status int) bool {
 	return code == "AccessDenied" || code == "AllAccessDisabled" || code == "AccountProblem" ||
 		status == http.StatusForbidden && (code == "" || code == "Forbidden")
@@ -130,7 +162,7 @@ func errorStatus(err error) int {
 	return 0
 }
 
-var expectingRegion = regexp.MustCompile(`expecting '([a-z0-9-]+)'`)
+var expectingRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
 // namedRegion is where S3 says that the bucket is.
 func namedRegion(err error, message string) string {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -82,6 +83,28 @@ func TestJudge(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("purpose %d, %v: verdict %d, %v; want %d, %v", c.p, c.err, v, err, c.v, c.want)
+		}
+	}
+}
+
+// A customer reads what the service calls the matter, and the id to ask it about, and nothing of the SDK.
+func TestRefusalIsShort(t *testing.T) {
+	t.Parallel()
+	with := answer(403, "AccessDenied", "User: arn:aws:iam::111111111111:user/worker is not authorized to perform: sts:AssumeRole")
+	e, ok := errors.AsType[*smithyhttp.ResponseError](with)
+	if !ok {
+		t.Fatal(with)
+	}
+	e.Err = &awshttp.ResponseError{ResponseError: &smithyhttp.ResponseError{Response: e.Response, Err: e.Err}, RequestID: "4711"}
+	for want, err := range map[string]error{
+		"S3 answers AccessDenied to X (request id 4711)": with,
+		"S3 answers AccessDenied to X":                   answer(403, "AccessDenied", "whatever"),
+		"S3 answers 403 to X":                            answer(403, "", ""),
+	} {
+		_, judged := judge(assuming, err)
+		r, ok := contracts.AsRejection(judged)
+		if !ok || r.Reason().What != want || !errors.Is(judged, err) {
+			t.Errorf("%v, want %s", judged, want)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func (b *bucket) preflight(ctx context.Context) error {
 func (b *bucket) readable(ctx context.Context) error {
 	_, err := b.read(ctx, contracts.ManifestName)
 	// S3 denies a key that is not there also to those who may not know that, and then names that right.
-	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.WriteDenied && strings.Contains(r.Err.Error(), "s3:ListBucket") {
+	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.WriteDenied && strings.Contains(errorMessage(err), "s3:ListBucket") {
 		return nil
 	}
 	return err
