@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -64,6 +66,9 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	story, err := w.story(ctx)
 	if err != nil {
 		return err
+	}
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // nobody has set GOMEMLIMIT
+		debug.SetMemoryLimit(w.memory())
 	}
 	nc, err := w.connect("worker " + w.name())
 	if err != nil {
@@ -125,6 +130,14 @@ func (w *workerCmd) consumerConfig(log zerolog.Logger) consumer.Config {
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
 		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain, Log: log,
 	}
+}
+
+// memory is what this worker needs, in bytes. The buffers of its jobs are most of it, and they are used again and
+// again: a collector that waits until the heap has doubled, as Go's does, would only let garbage pile up beside them.
+func (w *workerCmd) memory() int64 {
+	const window, rest = 4 << 20, 32 << 20 // of exporter.Config; and of everything else
+	ahead := max(w.Connections, w.AttachmentsFetch) + 2
+	return int64(w.Slots)*(int64(w.Buffers)*int64(w.PartSize)+int64(ahead)*window) + rest
 }
 
 func (w *workerCmd) name() string {
