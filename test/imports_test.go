@@ -13,7 +13,7 @@ const module = "github.com/snapfleet/snapfleet"
 func list(t *testing.T, format string, packages ...string) []string {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"list", "-f", format}, packages...)...)
-	cmd.Dir = ".."
+	cmd.Dir = root // the S3 server changes the working directory
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%s: %v", cmd, err)
