@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
@@ -265,13 +266,14 @@ const (
 	tarEnd   = 2 * tarBlock
 )
 
-// tarBytes is the room that a file takes in a GNU tar: a header, the content, and where its path is longer
-// than a header's name field a header and blocks for that.
+// tarBytes is the room that a file takes in a PAX tar: a header, the content, and where the path or the size does
+// not fit a plain header, a header and a block of records for them.
 func tarBytes(path string, size int64) int64 {
 	blocks := func(n int64) int64 { return (n + tarBlock - 1) / tarBlock * tarBlock }
 	n := tarBlock + blocks(size)
-	if len(path) > 100 {
-		n += tarBlock + blocks(int64(len(path))+1)
+	const record = 40 // more than its length, its keyword, and a size take
+	if plain := len(path) <= 100 && size < 8<<30 && !strings.ContainsFunc(path, func(r rune) bool { return r >= utf8.RuneSelf }); !plain {
+		n += tarBlock + blocks(int64(len(path))+record)
 	}
 	return n
 }
