@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -24,19 +25,26 @@ type memory struct {
 
 	cells    map[string]cell
 	revision uint64
-	watchers []func(string, uint64)
-	hearers  []func(string)
+	watchers map[context.Context]func(string, uint64)
+	hearers  map[context.Context]func(string)
 
 	messages []*queued
 	ackWait  time.Duration
+	stir     chan struct{} // closed, and made anew, when a message becomes visible earlier than it was to
 	outcomes map[string]contracts.Outcome
 	dead     []string // "tenant.job code"
 	tenants  map[string]contracts.Tenant
 
-	folders map[string]*folder // by "tenant/job/"
-	trail   []string
+	folders   map[string]*folder            // by "tenant/job/"
+	manifests map[string]string             // by folder: as it was first seen
+	decoded   map[string]contracts.Manifest // by its bytes
+	trail     []string
 
 	asking sync.Mutex // held while faults are thrown
+
+	ctx   context.Context // done when the test is over: what stops the workers that employ has started
+	stop  context.CancelFunc
+	waits []func()
 }
 
 type cell struct {
@@ -46,6 +54,7 @@ type cell struct {
 
 type queued struct {
 	tenant    string
+	key       string // of the job's record
 	data      []byte
 	published time.Time
 	visible   time.Time
@@ -63,15 +72,43 @@ type folder struct {
 
 type upload struct {
 	name, attempt string
-	full          bool
+	parts         uint // a bit for each
 }
 
 func newMemory(t *testing.T) *memory {
-	return &memory{
-		t: t, cells: map[string]cell{}, ackWait: 60 * time.Second, outcomes: map[string]contracts.Outcome{},
-		folders: map[string]*folder{},
-		tenants: map[string]contracts.Tenant{"acme": contracts.Tenant{Name: "acme", Destination: contracts.Destination{Bucket: "acme-bucket"}}.WithDefaults()},
+	w := &memory{
+		t: t, cells: map[string]cell{}, watchers: map[context.Context]func(string, uint64){}, hearers: map[context.Context]func(string){}, ackWait: 60 * time.Second, stir: make(chan struct{}),
+		outcomes: map[string]contracts.Outcome{}, folders: map[string]*folder{}, manifests: map[string]string{}, decoded: map[string]contracts.Manifest{},
+		tenants: map[string]contracts.Tenant{},
 	}
+	w.addTenant("acme")
+	w.ctx, w.stop = context.WithCancel(context.WithoutCancel(t.Context()))
+	return w
+}
+
+// inMemory runs a test in virtual time over a world of its own, and stops the workers that it has employed.
+func inMemory(t *testing.T, test func(t *testing.T, w *memory)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newMemory(t)
+		defer w.rest()
+		test(t, w)
+	})
+}
+
+// employ starts a worker that goes on until the test is over.
+func (n *node) employ(e exports, cfg Config) *node {
+	n.waits = append(n.waits, n.run(n.memory.ctx, e, cfg))
+	return n
+}
+
+// rest stops all that were employed.
+func (w *memory) rest() {
+	w.stop()
+	for _, wait := range w.waits {
+		wait()
+	}
+	w.waits = nil
 }
 
 // change makes one change, and checks the world after it.
@@ -86,19 +123,23 @@ func (w *memory) change(what string, f func()) {
 // check holds the safety promises against the world as it is now (I1-I5, I8 of the catalogue).
 func (w *memory) check() {
 	for dir, f := range w.folders {
-		key := strings.ReplaceAll(strings.TrimSuffix(dir, "/"), "/", ".")
-		o, over := w.outcomes[key]
-		if f.manifest != nil {
-			m := must(contracts.DecodeManifest(f.manifest))
+		o, over := w.outcomes[strings.ReplaceAll(strings.TrimSuffix(dir, "/"), "/", ".")]
+		if first, ok := w.manifests[dir]; ok && string(f.manifest) != first {
+			w.fail("%s: the manifest has changed", dir)
+		}
+		switch {
+		case f.manifest != nil:
+			w.manifests[dir] = string(f.manifest)
+			m := w.decode(f.manifest)
 			for _, v := range m.Volumes {
 				if f.objects[v.Name] != m.Attempt {
 					w.fail("%s: the manifest of %s stands, and %s is of %q", dir, m.Attempt, v.Name, f.objects[v.Name])
 				}
 			}
-			if over && !o.Kind.OK() {
-				w.fail("%s: the outcome is %s, and the manifest stands", dir, o.Kind)
+			if over && (!o.Kind.OK() || o.Attempt != m.Attempt || o.ManifestSHA256 != digestOf(f.manifest)) {
+				w.fail("%s: the outcome is %s of attempt %q, and the manifest of %s stands", dir, o.Kind, o.Attempt, m.Attempt)
 			}
-		} else if over && o.Kind.OK() {
+		case over && o.Kind.OK():
 			w.fail("%s: the outcome is %s, and there is no manifest", dir, o.Kind)
 		}
 	}
@@ -106,20 +147,30 @@ func (w *memory) check() {
 		if !m.gone {
 			continue
 		}
-		req, err := contracts.DecodeRequest(m.data)
-		if err != nil {
-			continue // dead letters are looked at by the tests that make them
-		}
-		key := recordKey(req.Tenant, req.Job)
-		if _, over := w.outcomes[key]; !over && !slices.ContainsFunc(w.dead, func(s string) bool { return strings.HasPrefix(s, key+" ") }) {
-			w.fail("the request for %s is gone, and there is neither outcome nor dead letter", key)
+		if _, over := w.outcomes[m.key]; !over && !w.buried(m.key) {
+			w.fail("the request for %s is gone, and there is neither outcome nor dead letter", m.key)
 		}
 	}
 }
 
+// buried reports whether there is a dead letter for the job.
+func (w *memory) buried(key string) bool {
+	return slices.ContainsFunc(w.dead, func(s string) bool { return strings.HasPrefix(s, key+" ") })
+}
+
+// decode reads a manifest that was made by us, once.
+func (w *memory) decode(data []byte) contracts.Manifest {
+	m, ok := w.decoded[string(data)]
+	if !ok {
+		m = must(contracts.DecodeManifest(data))
+		w.decoded[string(data)] = m
+	}
+	return m
+}
+
 func (w *memory) fail(format string, args ...any) {
 	w.t.Errorf(format, args...)
-	w.t.Log(strings.Join(w.trail, "\n"))
+	w.t.Log(strings.Join(w.trail[max(0, len(w.trail)-300):], "\n"))
 	w.trail = append(w.trail, "VIOLATION")
 	w.t.FailNow()
 }
@@ -134,7 +185,9 @@ func must[T any](v T, err error) T {
 func (w *memory) publish(req contracts.Request) {
 	data := must(json.Marshal(req))
 	w.change("publish "+req.Job, func() {
-		w.messages = append(w.messages, &queued{tenant: req.Tenant, data: data, published: time.Now(), visible: time.Now()})
+		m := &queued{tenant: req.Tenant, data: data, published: time.Now(), key: recordKey(req.Tenant, req.Job)}
+		w.messages = append(w.messages, m)
+		w.show(m, 0)
 	})
 }
 
@@ -156,8 +209,11 @@ func (w *memory) settled() bool {
 func (w *memory) record(tenant, job string) record {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var r record
-	_ = json.Unmarshal(w.cells[recordKey(tenant, job)].value, &r)
+	return w.recordAt(recordKey(tenant, job))
+}
+
+func (w *memory) recordAt(key string) (r record) {
+	_ = json.Unmarshal(w.cells[key].value, &r)
 	return r
 }
 
@@ -186,6 +242,7 @@ const (
 	deceive           // it fails, but took effect
 	die               // the node is killed before it
 	dieLate           // the node is killed after it took effect
+	late              // it fails at once, and takes effect after the delay, whatever has become of the node
 )
 
 var (
@@ -201,33 +258,44 @@ func (w *memory) node(name string) *node {
 
 // reach makes one call to the world, with its fault.
 func (n *node) reach(ctx context.Context, op string, effect func() error) error {
+	_, err := call(ctx, n, op, func() (struct{}, error) { return struct{}{}, effect() })
+	return err
+}
+
+// call is reach for what has an answer. The effect may come later than the answer, and must touch nothing but the
+// world.
+func call[T any](ctx context.Context, n *node, op string, effect func() (T, error)) (answer T, err error) {
+	var nothing T
 	n.passGate()
 	f := n.fault(op)
-	if f.kind == die {
+	switch f.kind {
+	case die:
 		n.kill()
+	case late:
+		time.AfterFunc(f.delay, func() { n.change(n.name+" "+op+" (late)", func() { _, _ = effect() }) })
+		return nothing, fmt.Errorf("%s, no answer: %w", op, errFault)
 	}
 	if f.delay > 0 {
 		pause(ctx, f.delay)
 	}
 	if n.ctx.Err() != nil {
-		return errKilled
+		return nothing, errKilled
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nothing, context.Cause(ctx)
 	}
 	if f.kind == refuse {
-		return fmt.Errorf("%s: %w", op, errFault)
+		return nothing, fmt.Errorf("%s: %w", op, errFault)
 	}
-	var err error
-	n.change(n.name+" "+op, func() { err = effect() })
+	n.change(n.name+" "+op, func() { answer, err = effect() })
 	switch f.kind {
 	case deceive:
-		return fmt.Errorf("%s, reply lost: %w", op, errFault)
+		return nothing, fmt.Errorf("%s, reply lost: %w", op, errFault)
 	case dieLate:
 		n.kill()
-		return errKilled
+		return nothing, errKilled
 	}
-	return err
+	return answer, err
 }
 
 func (n *node) fault(op string) fault {
@@ -271,33 +339,30 @@ func (n *node) passGate() {
 
 // The ports.
 
-func (n *node) Get(ctx context.Context, key string) (value []byte, revision uint64, err error) {
-	err = n.reach(ctx, "get "+key, func() error {
+func (n *node) Get(ctx context.Context, key string) ([]byte, uint64, error) {
+	c, err := call(ctx, n, "get "+key, func() (cell, error) {
 		c, ok := n.cells[key]
 		if !ok {
-			return errNoCell
+			return cell{}, errNoCell
 		}
-		value, revision = c.value, c.revision
-		return nil
+		return c, nil
 	})
-	return value, revision, err
+	return c.value, c.revision, err
 }
 
-func (n *node) write(ctx context.Context, op, key string, value []byte, allowed func(cell, bool) bool) (revision uint64, err error) {
-	err = n.reach(ctx, op+" "+key, func() error {
+func (n *node) write(ctx context.Context, op, key string, value []byte, allowed func(cell, bool) bool) (uint64, error) {
+	return call(ctx, n, op+" "+key, func() (uint64, error) {
 		c, ok := n.cells[key]
 		if !allowed(c, ok) {
-			return errSwapped
+			return 0, errSwapped
 		}
 		n.revision++
-		revision = n.revision
-		n.cells[key] = cell{value, revision}
+		n.cells[key] = cell{value, n.revision}
 		for _, seen := range n.watchers {
-			seen(key, revision)
+			seen(key, n.revision)
 		}
-		return nil
+		return n.revision, nil
 	})
-	return revision, err
 }
 
 func (n *node) Create(ctx context.Context, key string, value []byte) (uint64, error) {
@@ -317,62 +382,84 @@ func (n *node) Delete(ctx context.Context, key string) error {
 	return n.reach(ctx, "delete "+key, func() error { delete(n.cells, key); return nil })
 }
 
-func (n *node) Keys(ctx context.Context, filter string) (keys []string, err error) {
-	err = n.reach(ctx, "keys "+filter, func() error {
+func (n *node) Keys(ctx context.Context, filter string) ([]string, error) {
+	return call(ctx, n, "keys "+filter, func() (keys []string, _ error) {
 		for key := range n.cells {
 			if ok, _ := path.Match(strings.ReplaceAll(strings.ReplaceAll(filter, ".", "/"), ">", "*/*"), strings.ReplaceAll(key, ".", "/")); ok {
 				keys = append(keys, key)
 			}
 		}
-		return nil
+		return keys, nil
 	})
-	return keys, err
 }
 
 func (n *node) Changes(ctx context.Context, _ string, seen func(string, uint64)) error {
 	n.mu.Lock()
-	n.watchers = append(n.watchers, func(key string, rev uint64) {
+	n.watchers[ctx] = func(key string, rev uint64) {
 		if n.ctx.Err() == nil && strings.Count(key, ".") == 1 {
 			seen(key, rev)
 		}
-	})
+	}
 	n.mu.Unlock()
 	<-ctx.Done()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.watchers, ctx)
 	return nil
 }
 
 func (n *node) Next(ctx context.Context) (message, error) {
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
-		if !n.waiting() {
+	end := time.Now().Add(5 * time.Second)
+	for ctx.Err() == nil && time.Now().Before(end) {
+		if wait, stirred := n.quiet(); wait > 0 {
+			select {
+			case <-time.After(min(wait, time.Until(end))):
+			case <-stirred:
+			case <-ctx.Done():
+			}
 			continue
 		}
-		var got *queued
-		err := n.reach(ctx, "next", func() error {
-			for _, m := range n.messages {
-				if !m.gone && !m.visible.After(time.Now()) {
-					m.visible = time.Now().Add(n.ackWait)
-					m.delivered++
-					got = m
-					return nil
-				}
-			}
-			return nil
-		})
-		if err != nil || got != nil {
-			if err != nil {
-				return nil, err
-			}
-			return note{n, got}, nil
+		m, err := call(ctx, n, "next", n.take)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			return note{n, m}, nil
 		}
 	}
 	return nil, nil
 }
 
-// waiting reports whether the queue has something to hand out.
-func (w *memory) waiting() bool {
+// take hands out the first message that is visible. It must be called inside change.
+func (w *memory) take() (*queued, error) {
+	for _, m := range w.messages {
+		if !m.gone && !m.visible.After(time.Now()) {
+			m.visible = time.Now().Add(w.ackWait)
+			m.delivered++
+			return m, nil
+		}
+	}
+	return nil, nil
+}
+
+// quiet is how long the queue has nothing to hand out, unless it is stirred before.
+func (w *memory) quiet() (time.Duration, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.messages, func(m *queued) bool { return !m.gone && !m.visible.After(time.Now()) })
+	wait := time.Hour
+	for _, m := range w.messages {
+		if !m.gone {
+			wait = min(wait, time.Until(m.visible))
+		}
+	}
+	return wait, w.stir
+}
+
+// show makes m visible after delay. It must be called inside change.
+func (w *memory) show(m *queued, delay time.Duration) {
+	m.visible = time.Now().Add(delay)
+	close(w.stir)
+	w.stir = make(chan struct{})
 }
 
 // note is a message of the queue, unfenced as JetStream's are: every holder can end it.
@@ -392,7 +479,7 @@ func (m note) InProgress() error {
 }
 
 func (m note) Nak(delay time.Duration) error {
-	return m.n.reach(context.Background(), "nak", func() error { m.visible = time.Now().Add(delay); return nil })
+	return m.n.reach(context.Background(), "nak", func() error { m.n.show(m.queued, delay); return nil })
 }
 
 func (m note) Ack(ctx context.Context) error {
@@ -404,27 +491,27 @@ func (m note) Term(ctx context.Context, _ string) error {
 }
 
 func (n *node) Publish(ctx context.Context, o contracts.Outcome) (contracts.Outcome, error) {
-	stands := o
-	err := n.reach(ctx, "outcome "+string(o.Kind), func() error {
+	return call(ctx, n, "outcome "+string(o.Kind), func() (contracts.Outcome, error) {
 		key := recordKey(o.Tenant, o.Job)
 		if was, ok := n.outcomes[key]; ok {
-			stands = was
-			return nil
+			return was, nil
 		}
 		n.outcomes[key] = o
 		for _, ended := range n.hearers {
 			ended(key)
 		}
-		return nil
+		return o, nil
 	})
-	return stands, err
 }
 
 func (n *node) Endings(ctx context.Context, ended func(string)) error {
 	n.mu.Lock()
-	n.hearers = append(n.hearers, ended)
+	n.hearers[ctx] = ended
 	n.mu.Unlock()
 	<-ctx.Done()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.hearers, ctx)
 	return nil
 }
 
@@ -440,136 +527,14 @@ func (n *node) Bury(ctx context.Context, m message, job string, why *contracts.R
 // tenantsOf is the registry as a node sees it.
 type tenantsOf struct{ n *node }
 
-func (r tenantsOf) Get(ctx context.Context, name string) (t contracts.Tenant, err error) {
-	err = r.n.reach(ctx, "tenant "+name, func() error {
-		found, ok := r.n.tenants[name]
+func (r tenantsOf) Get(ctx context.Context, name string) (contracts.Tenant, error) {
+	return call(ctx, r.n, "tenant "+name, func() (contracts.Tenant, error) {
+		t, ok := r.n.tenants[name]
 		if !ok {
-			return contracts.Reject(contracts.UnknownTenant, "tenant %s is not registered", name)
+			return t, contracts.Reject(contracts.UnknownTenant, "tenant %s is not registered", name)
 		}
-		t = found
-		return nil
+		return t, nil
 	})
-	return t, err
-}
-
-// exports is the attempt itself: two volumes in a bucket whose keys are fixed, as the customer's are.
-type exports struct {
-	n      *node
-	part   time.Duration                             // how long one part takes
-	reject func(a contracts.Attempt) error           // from Prepare, before anything
-	lose   func(a contracts.Attempt, id string) bool // the upload vanishes before Complete
-	commit func() error                              // from Commit, before anything
-}
-
-type lostUpload struct{ error }
-
-func (lostUpload) LostUpload() bool { return true }
-
-const partsPerVolume = 5
-
-func (e exports) Prepare(ctx context.Context, a contracts.Attempt, j Journal) (contracts.Receipt, error) {
-	none := contracts.Receipt{}
-	if e.reject != nil {
-		if err := e.reject(a); err != nil {
-			return none, err
-		}
-	}
-	if err := e.Abort(ctx, a, nil); err != nil {
-		return none, err
-	}
-	m := contracts.Manifest{Version: contracts.ManifestVersion, Tenant: a.Tenant.Name, Job: a.Request.Job, Attempt: a.ID, Only: a.Request.Only}
-	r := contracts.Receipt{Version: contracts.ReceiptVersion, Attempt: a.ID}
-	for _, kind := range []contracts.Kind{contracts.Tables, contracts.Attachments} {
-		name, id := contracts.VolumeName(kind, a.Request.Job, 0), ""
-		err := e.n.reach(ctx, "s3 create "+name, func() error {
-			f := e.n.folder(a.Prefix())
-			f.next++
-			id = fmt.Sprintf("u%d", f.next)
-			f.uploads[id] = upload{name: name, attempt: a.ID}
-			return nil
-		})
-		if err != nil {
-			return none, err
-		}
-		if err := j.Upload(ctx, contracts.Upload{Name: name, ID: id}); err != nil {
-			return none, err
-		}
-		for part := range partsPerVolume {
-			pause(ctx, e.part)
-			err := e.n.reach(ctx, fmt.Sprintf("s3 part %d of %s", part+1, id), func() error {
-				u, ok := e.n.folder(a.Prefix()).uploads[id]
-				if !ok {
-					return errors.New("NoSuchUpload")
-				}
-				u.full = part == partsPerVolume-1
-				e.n.folder(a.Prefix()).uploads[id] = u
-				return nil
-			})
-			if err != nil {
-				return none, err
-			}
-			j.Progress(func(p *contracts.Progress) { p.Bytes += 100 })
-		}
-		r.Uploads = append(r.Uploads, contracts.Upload{Name: name, ID: id, Size: 500})
-		m.Volumes = append(m.Volumes, contracts.Volume{Name: name, Kind: kind, Size: 500})
-	}
-	r.Manifest = must(m.Encode())
-	return r, nil
-}
-
-func (e exports) Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
-	if e.commit != nil {
-		if err := e.commit(); err != nil {
-			return err
-		}
-	}
-	for _, u := range r.Uploads {
-		err := e.n.reach(ctx, "s3 complete "+u.ID, func() error {
-			f := e.n.folder(a.Prefix())
-			if e.lose != nil && e.lose(a, u.ID) {
-				delete(f.uploads, u.ID)
-			}
-			was, exists := f.objects[u.Name]
-			switch up, ok := f.uploads[u.ID]; {
-			case exists && was == a.ID:
-				return nil // completed before
-			case !ok:
-				return lostUpload{errors.New("NoSuchUpload")}
-			case !up.full:
-				return errors.New("not all parts are there")
-			case exists && f.manifest != nil:
-				return contracts.Reject(contracts.DestinationTaken, "%s is taken", u.Name)
-			}
-			delete(f.uploads, u.ID)
-			f.objects[u.Name] = a.ID // what an earlier attempt left under the key is replaced
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return e.n.reach(ctx, "s3 manifest", func() error {
-		f := e.n.folder(a.Prefix())
-		for _, u := range r.Uploads {
-			if f.objects[u.Name] != a.ID {
-				return lostUpload{fmt.Errorf("%s is gone", u.Name)}
-			}
-		}
-		if f.manifest != nil && string(f.manifest) != string(r.Manifest) {
-			return contracts.Reject(contracts.DestinationTaken, "another manifest stands")
-		}
-		f.manifest = r.Manifest
-		return nil
-	})
-}
-
-func (e exports) Abort(ctx context.Context, a contracts.Attempt, _ []contracts.Upload) error {
-	return e.n.reach(ctx, "s3 abort all", func() error { clear(e.n.folder(a.Prefix()).uploads); return nil })
-}
-
-func (e exports) Delivered(ctx context.Context, a contracts.Attempt) (manifest []byte, err error) {
-	err = e.n.reach(ctx, "s3 get manifest", func() error { manifest = e.n.folder(a.Prefix()).manifest; return nil })
-	return manifest, err
 }
 
 // run starts a worker on the node. It ends when the node is killed or ctx is done.
