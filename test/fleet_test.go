@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -319,59 +317,6 @@ func (f *fleet) objects(job string) map[string]int64 {
 		}
 	}
 	return found
-}
-
-// check holds the whole world against what was promised once every job has ended: nothing in the bucket but
-// what manifests name, no upload, no request in the queue, no session in the database.
-func (f *fleet) check() {
-	f.t.Helper()
-	ctx := f.t.Context()
-	jobs, err := f.jobs.List(ctx, f.tenant)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	for _, j := range jobs {
-		s, err := f.jobs.Status(ctx, j.Tenant, j.Job)
-		if err != nil || !s.Ended() {
-			f.t.Errorf("job %s has not ended: %+v, %v", j.Job, s, err)
-			continue
-		}
-		objects := f.objects(j.Job)
-		_, manifest := objects[contracts.ManifestName]
-		if manifest != s.Outcome.Kind.OK() || !manifest && len(objects) > 0 {
-			f.t.Errorf("job %s: the outcome is %s, and the folder holds %v", j.Job, s.Outcome.Kind, objects)
-		}
-		if manifest && len(objects) != s.Outcome.Totals.Volumes+1 {
-			f.t.Errorf("job %s: %d volumes, and the folder holds %v", j.Job, s.Outcome.Totals.Volumes, objects)
-		}
-	}
-	f.eventually("no upload is left", func() error {
-		out, err := cloud.Admin().ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{Bucket: &f.bucket})
-		if err == nil && len(out.Uploads) > 0 {
-			err = fmt.Errorf("%d uploads, the first of %s", len(out.Uploads), *out.Uploads[0].Key)
-		}
-		return err
-	})
-	f.eventually("no request is left", func() error {
-		stream, err := f.js.Stream(ctx, contracts.RequestStream)
-		if err == nil && stream.CachedInfo().State.Msgs > 0 {
-			err = fmt.Errorf("%d messages", stream.CachedInfo().State.Msgs)
-		}
-		return err
-	})
-	f.eventually("no session is left", func() error {
-		conn, err := pgx.Connect(ctx, f.database)
-		if err != nil {
-			return err
-		}
-		defer conn.Close(ctx) //nolint:errcheck // it has served
-		var n int
-		err = conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'snapfleet%' AND datname = current_database()").Scan(&n)
-		if err == nil && n > 0 {
-			err = fmt.Errorf("%d sessions", n)
-		}
-		return err
-	})
 }
 
 // eventually waits, 30 seconds at most, for what must come true by itself.
