@@ -111,11 +111,11 @@ func (c *Consumer) prepare(ctx context.Context, l *lease, r record) error {
 	if err := c.records.keepReceipt(ctx, r, pieces); err != nil {
 		return err
 	}
+	l.Progress(func(p *contracts.Progress) { p.Phase, p.Current = contracts.Committing, "" })
 	return l.update(ctx, func(r *record) {
 		// From here on the job can only go forward, by this worker or by any other: that is what
 		// this one write means.
 		r.State, r.Delivery = committing, d
-		r.Progress.Phase = contracts.Committing
 	})
 }
 

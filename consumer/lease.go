@@ -37,7 +37,7 @@ type lease struct {
 
 // hold starts the heartbeat of a record that this worker has just written; began is when that write started.
 func hold(ctx context.Context, s records, key string, m message, cfg Config, r record, rev uint64, began time.Time) *lease {
-	l := &lease{records: s, key: key, msg: m, cfg: cfg, rec: r, rev: rev, end: make(chan struct{}), turn: make(chan struct{}, 1), moved: time.Now()}
+	l := &lease{records: s, key: key, msg: m, cfg: cfg, rec: r, rev: rev, progress: r.Progress, end: make(chan struct{}), turn: make(chan struct{}, 1), moved: time.Now()}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.fence = time.AfterFunc(cfg.Fence-time.Since(began), func() {
 		l.cancel(fmt.Errorf("%w: no heartbeat within %v", ErrLeaseLost, cfg.Fence))

@@ -390,3 +390,17 @@ func TestDeliveryThatStandsEndsTheJob(t *testing.T) {
 		}
 	})
 }
+
+func TestProgressOutlivesItsWorker(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *memory) {
+		first := w.node("w1")
+		first.employ(exports{part: time.Second, commit: func() error { first.kill(); return errKilled }}, Config{})
+		w.publish(request("job"))
+		<-first.ctx.Done()
+		w.node("w2").employ(exports{part: time.Second}, Config{})
+		within(t, w, 10*time.Minute, "settled", w.settled)
+		if p := w.record("acme", "job").Progress; p.Phase != contracts.Committing || p.Bytes != 1000 {
+			t.Errorf("progress %+v", p)
+		}
+	})
+}
