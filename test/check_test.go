@@ -357,15 +357,15 @@ func (p *process) spoolless() error {
 		return nil //nolint:nilerr // it has ended, or this is no Linux
 	}
 	for _, e := range entries {
+		to, _ := os.Readlink(filepath.Join(dir, e.Name()))
 		info, err := os.Stat(filepath.Join(dir, e.Name()))
-		if err != nil || !info.Mode().IsRegular() {
+		if err != nil || !info.Mode().IsRegular() || !filepath.IsAbs(to) { // the kernel's own, such as epoll's, have no path
 			continue
 		}
 		about, _ := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", p.Process.Pid, e.Name()))
 		for line := range strings.Lines(string(about)) {
 			flags, is := strings.CutPrefix(line, "flags:")
 			if mode, err := strconv.ParseInt(strings.TrimSpace(flags), 8, 64); is && err == nil && mode&syscall.O_ACCMODE != syscall.O_RDONLY {
-				to, _ := os.Readlink(filepath.Join(dir, e.Name()))
 				return fmt.Errorf("it has %s open for writing", to)
 			}
 		}
