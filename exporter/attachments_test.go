@@ -249,9 +249,18 @@ func TestForbiddenAttachments(t *testing.T) {
 	f := newFiles(t)
 	f.put("fine", "x", nil)
 	for i, row := range []struct{ bucket, key string }{
-		{"another-bucket", "files/acme/x"}, {f.name, "files/acme2/x"}, {f.name, "files/acm"}, {f.name, "files/acme/"}, {f.name, "files/acme"},
-		{f.name, "files/acme/../other/x"}, {f.name, "/files/acme/x"}, {"", "files/acme/x"}, {f.name, "files/acme/./x"}, {f.name, "files/acme/.."},
-		{f.name, "files/{tenant}/x"}, {f.name, "other/x"},
+		{"another-bucket", "files/acme/x"},
+		{f.name, "files/acme2/x"},
+		{f.name, "files/acm"},
+		{f.name, "files/acme/"},
+		{f.name, "files/acme"},
+		{f.name, "files/acme/../other/x"},
+		{f.name, "/files/acme/x"},
+		{"", "files/acme/x"},
+		{f.name, "files/acme/./x"},
+		{f.name, "files/acme/.."},
+		{f.name, "files/{tenant}/x"},
+		{f.name, "other/x"},
 	} {
 		f.row(fmt.Sprintf("bad%02d", i), "x", row.bucket, row.key, "")
 	}

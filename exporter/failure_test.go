@@ -22,9 +22,18 @@ func TestWhatIsToldOfAnError(t *testing.T) {
 		reject  contracts.Code
 		message bool
 	}{
-		{"28P01", contracts.DatabaseDenied, false}, {"28000", contracts.DatabaseDenied, false}, {"3D000", contracts.DatabaseDenied, true},
-		{"XX001", contracts.DataCorrupted, true}, {"XX002", contracts.DataCorrupted, true}, {"22021", contracts.DataCorrupted, false},
-		{"22P02", "", false}, {"40001", "", true}, {"57P01", "", true}, {"53300", "", true}, {"P0001", "", false}, {"58P01", "", true},
+		{"28P01", contracts.DatabaseDenied, false},
+		{"28000", contracts.DatabaseDenied, false},
+		{"3D000", contracts.DatabaseDenied, true},
+		{"XX001", contracts.DataCorrupted, true},
+		{"XX002", contracts.DataCorrupted, true},
+		{"22021", contracts.DataCorrupted, false},
+		{"22P02", "", false},
+		{"40001", "", true},
+		{"57P01", "", true},
+		{"53300", "", true},
+		{"P0001", "", false},
+		{"58P01", "", true},
 	} {
 		err := failed(t.Context(), secret(c.code), "copy table %q", "a")
 		r, rejected := contracts.AsRejection(err)

@@ -69,7 +69,10 @@ func TestCampaign(t *testing.T) {
 			t.Run(strconv.Itoa(n), func(t *testing.T) {
 				l := newLane(t, fmt.Sprintf("lane%d", n), n == 0)
 				work := func(c trial) {
-					why := l.run(t, c)
+					ran, why := l.run(t, c)
+					if !ran { // -run chooses another one
+						return
+					}
 					tally.Lock()
 					defer tally.Unlock()
 					tally.cases++
@@ -316,8 +319,10 @@ const (
 
 // peculiar are the faults of some operations.
 var peculiar = []kind{
-	{name: "expired", fault: bucket.Fault{Times: 1, Reply: answer(400, "ExpiredToken")},
-		only: []string{"GetObject", "ListObjectsV2", create, "UploadPart", complete, "HeadObject", "PutObject", "AbortMultipartUpload"}},
+	{
+		name: "expired", fault: bucket.Fault{Times: 1, Reply: answer(400, "ExpiredToken")},
+		only: []string{"GetObject", "ListObjectsV2", create, "UploadPart", complete, "HeadObject", "PutObject", "AbortMultipartUpload"},
+	},
 	{name: "409", fault: bucket.Fault{Times: 1, Reply: answer(409, "ConditionalRequestConflict")}, only: []string{complete, "PutObject"}},
 	{name: "412-but-done", fault: bucket.Fault{Times: 1, Apply: true, Reply: answer(412, "PreconditionFailed")}, only: []string{complete, "PutObject"}},
 	{name: "200-error", fault: bucket.Fault{Times: 1, Reply: answer(200, "InternalError")}, only: []string{complete}},
@@ -328,8 +333,10 @@ var peculiar = []kind{
 	{name: "bad-digest", fault: bucket.Fault{Times: 1, Reply: answer(400, "BadDigest")}, only: []string{"UploadPart"}},
 	{name: "aborted-by-hand", strike: strikeUploads, only: []string{"UploadPart", complete, create}},
 	{name: "sessions-expire", strike: func(context.Context, *lane, string) error { cloud.ExpireSessions(); return nil }, only: []string{create, "UploadPart", complete, "PutObject"}},
-	{name: "revoked", strike: strikeTrust, mend: (*lane).mendTrust, wait: 1500 * time.Millisecond, only: []string{"AssumeRole", create, "UploadPart", complete, "HeadObject", "PutObject"},
-		ends: []contracts.Code{contracts.RoleDenied, contracts.WriteDenied, contracts.BucketDenied}},
+	{
+		name: "revoked", strike: strikeTrust, mend: (*lane).mendTrust, wait: 1500 * time.Millisecond, only: []string{"AssumeRole", create, "UploadPart", complete, "HeadObject", "PutObject"},
+		ends: []contracts.Code{contracts.RoleDenied, contracts.WriteDenied, contracts.BucketDenied},
+	},
 	{name: "cut", fault: bucket.Fault{Times: 1, Reply: bucket.Reply{Cut: 1000}}, only: []string{"GetObject", "source"}},
 	{name: "vanishes", strike: strikeSource(nil), mend: (*lane).mendSource, only: []string{"source"}},
 	{name: "changes", strike: strikeSource([]byte("changed")), mend: (*lane).mendSource, only: []string{"source"}},
@@ -385,9 +392,10 @@ func pair(seed int) trial {
 	return c
 }
 
-// run is one case. It returns what was violated, empty when nothing was.
-func (l *lane) run(t *testing.T, c trial) (why string) {
+// run is one case. It returns whether -run lets it be and what was violated, empty when nothing was.
+func (l *lane) run(t *testing.T, c trial) (ran bool, why string) {
 	t.Run(c.name, func(t *testing.T) {
+		ran = true
 		defer func() {
 			if t.Failed() && why == "" {
 				why = "see the log"
@@ -412,7 +420,7 @@ func (l *lane) run(t *testing.T, c trial) (why string) {
 			}
 		}
 	})
-	return why
+	return ran, why
 }
 
 // deliver runs a job, disturbs it, waits for its end, and returns every broken promise.

@@ -76,8 +76,10 @@ func TestNothingSecretIsTold(t *testing.T) {
 		return "--attachments-query=SELECT " + id + ", entity_id, filename, content_type, s3_bucket, s3_key, s3_etag FROM {schema}.file_attachments"
 	}
 	refuse := func(operation, code string) *bucket.Fault {
-		return &bucket.Fault{Reply: bucket.Reply{Status: http.StatusForbidden, Code: code},
-			Match: func(c bucket.Call) bool { return c.Operation == operation && c.Bucket == f.bucket }}
+		return &bucket.Fault{
+			Reply: bucket.Reply{Status: http.StatusForbidden, Code: code},
+			Match: func(c bucket.Call) bool { return c.Operation == operation && c.Bucket == f.bucket },
+		}
 	}
 	for _, tt := range []struct {
 		job   string

@@ -97,8 +97,10 @@ func addsUp(m contracts.Manifest) (bad []Problem) {
 		say("", file, "a file of %q, which is no attachment of the manifest, or is named twice", id)
 	}
 
-	want := contracts.Totals{Tables: len(m.Tables), Rows: total, Attachments: attachments,
-		Gaps: len(m.Gaps), Volumes: len(m.Volumes), Bytes: bytes}
+	want := contracts.Totals{
+		Tables: len(m.Tables), Rows: total, Attachments: attachments,
+		Gaps: len(m.Gaps), Volumes: len(m.Volumes), Bytes: bytes,
+	}
 	if m.Totals != want {
 		say("", "", "the totals are %+v, they should be %+v", m.Totals, want)
 	}

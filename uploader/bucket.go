@@ -206,7 +206,8 @@ func (b *bucket) abort(ctx context.Context, u contracts.Upload) error {
 	for range abortTries {
 		_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.AbortMultipartUploadOutput, error) {
 			return b.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-				Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner})
+				Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+			})
 		})
 		if err == nil {
 			_, err = b.parts(ctx, u)
@@ -225,7 +226,8 @@ func (b *bucket) abort(ctx context.Context, u contracts.Upload) error {
 func (b *bucket) parts(ctx context.Context, u contracts.Upload) (int, error) {
 	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.ListPartsOutput, error) {
 		return b.client.ListParts(ctx, &s3.ListPartsInput{
-			Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner})
+			Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+		})
 	})
 	if err != nil {
 		return 0, err
@@ -279,7 +281,8 @@ func (b *bucket) list(ctx context.Context) (names []string, err error) {
 func (b *bucket) stat(ctx context.Context, name string) (*stored, error) {
 	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.HeadObjectOutput, error) {
 		return b.client.HeadObject(ctx, &s3.HeadObjectInput{
-			Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner, ChecksumMode: types.ChecksumModeEnabled})
+			Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner, ChecksumMode: types.ChecksumModeEnabled,
+		})
 	})
 	if errors.Is(err, errAbsent) {
 		return nil, nil

@@ -24,8 +24,10 @@ import (
 const mib = 1 << 20
 
 // quick is a Config whose parts S3 takes and whose patience is a test's.
-var quick = Config{PartBytes: 5 * mib, Buffers: 4, RetryFirst: time.Millisecond, RetryMost: 20 * time.Millisecond,
-	RetryFor: 20 * time.Second, RequestTimeout: 30 * time.Second}
+var quick = Config{
+	PartBytes: 5 * mib, Buffers: 4, RetryFirst: time.Millisecond, RetryMost: 20 * time.Millisecond,
+	RetryFor: 20 * time.Second, RequestTimeout: 30 * time.Second,
+}
 
 const (
 	ourAccount   = "111111111111"
@@ -279,8 +281,10 @@ func TestEveryRequestMayFail(t *testing.T) {
 		"200 with an error":  {Reply: testbucket.Reply{Status: 200, Code: "InternalError"}},
 		"credentials expire": {Reply: testbucket.Reply{Status: 400, Code: "ExpiredToken"}},
 	}
-	operations := []string{"ListObjectsV2", "ListMultipartUploads", "CreateMultipartUpload", "UploadPart", "ListParts",
-		"AbortMultipartUpload", "CompleteMultipartUpload", "HeadObject", "PutObject"}
+	operations := []string{
+		"ListObjectsV2", "ListMultipartUploads", "CreateMultipartUpload", "UploadPart", "ListParts",
+		"AbortMultipartUpload", "CompleteMultipartUpload", "HeadObject", "PutObject",
+	}
 	for _, op := range operations {
 		for _, name := range slices.Sorted(maps.Keys(replies)) {
 			if name == "200 with an error" && op != "CompleteMultipartUpload" {
@@ -373,8 +377,10 @@ func TestRejections(t *testing.T) {
 			server.SetRole(c.role)
 		}, contracts.WriteDenied, ""},
 		"KMS": {func(_ *testing.T, c *customer) {
-			c.inject("CreateMultipartUpload", testbucket.Fault{Reply: testbucket.Reply{Status: 403, Code: "AccessDenied",
-				Message: "User: x is not authorized to perform: kms:GenerateDataKey on resource: y"}})
+			c.inject("CreateMultipartUpload", testbucket.Fault{Reply: testbucket.Reply{
+				Status: 403, Code: "AccessDenied",
+				Message: "User: x is not authorized to perform: kms:GenerateDataKey on resource: y",
+			}})
 		}, contracts.KMSDenied, ""},
 		"wrong region": {func(_ *testing.T, c *customer) { c.to().Region = "eu-west-1" }, contracts.WrongRegion, "us-east-1"},
 		"redirected": {func(_ *testing.T, c *customer) {
@@ -415,8 +421,10 @@ func TestRejections(t *testing.T) {
 func TestHiddenKeysAreNoRejection(t *testing.T) {
 	t.Parallel()
 	c := newCustomer(t)
-	c.inject("GetObject", testbucket.Fault{Reply: testbucket.Reply{Status: 403, Code: "AccessDenied",
-		Message: "User: x is not authorized to perform: s3:ListBucket on resource: y because no identity-based policy allows the s3:ListBucket action"}})
+	c.inject("GetObject", testbucket.Fault{Reply: testbucket.Reply{
+		Status: 403, Code: "AccessDenied",
+		Message: "User: x is not authorized to perform: s3:ListBucket on resource: y because no identity-based policy allows the s3:ListBucket action",
+	}})
 	if _, err := c.uploader().Begin(t.Context(), c.attempt, &journal{}); err != nil {
 		t.Error(err)
 	}
@@ -502,7 +510,8 @@ func TestUploadAbortedFromOutside(t *testing.T) {
 	r := c.prepare()
 	up := r.Uploads[1]
 	if _, err := server.Admin().AbortMultipartUpload(t.Context(), &s3.AbortMultipartUploadInput{
-		Bucket: &c.to().Bucket, Key: aws.String(c.attempt.Prefix() + up.Name), UploadId: &up.ID}); err != nil {
+		Bucket: &c.to().Bucket, Key: aws.String(c.attempt.Prefix() + up.Name), UploadId: &up.ID,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.uploader().open(t.Context(), c.attempt) // a worker that dies after the first of two

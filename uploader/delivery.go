@@ -56,7 +56,8 @@ func (d *Delivery) Receipt(m contracts.Manifest) (contracts.Receipt, error) {
 	for i, v := range d.volumes {
 		u := d.uploads[i]
 		m.Volumes = append(m.Volumes, contracts.Volume{
-			Name: u.Name, Kind: v.kind, Size: u.Size, CRC64NVME: u.CRC64NVME, Files: len(v.files)})
+			Name: u.Name, Kind: v.kind, Size: u.Size, CRC64NVME: u.CRC64NVME, Files: len(v.files),
+		})
 		m.Files = append(m.Files, v.files...)
 		m.Totals.Bytes += u.Size
 		if v.kind == contracts.Attachments {

@@ -114,7 +114,8 @@ func tables(counts ...int64) ([]contracts.Table, contracts.Archive) {
 
 func tableMember(file, name string, rows int64) contracts.Member {
 	next := int64(0)
-	return contracts.Member{Name: file, Of: name, Size: -1, ModTime: time.Unix(1e9, 0),
+	return contracts.Member{
+		Name: file, Of: name, Size: -1, ModTime: time.Unix(1e9, 0),
 		Write: func(_ context.Context, w io.Writer, room int64) (contracts.Piece, error) {
 			count := &tally{}
 			z := gzip.NewWriter(io.MultiWriter(w, count))
@@ -132,7 +133,8 @@ func tableMember(file, name string, rows int64) contracts.Member {
 			}
 			piece.More = next < rows
 			return piece, z.Close()
-		}}
+		},
+	}
 }
 
 // odd wraps a store: parts arrive late and in any order, some fail, in both ways.
@@ -351,7 +353,7 @@ func TestSplit(t *testing.T) {
 	}
 	report := check(t, dir)
 
-	var kinds = map[contracts.Kind]int{}
+	kinds := map[contracts.Kind]int{}
 	for _, v := range report.Manifest.Volumes {
 		kinds[v.Kind]++
 		// A table stops at a convenient place: a row and what gzip holds.
@@ -536,7 +538,8 @@ func TestPartThatFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			var cause error
-			err = d.Write(t.Context(), only(contracts.Tables, contracts.Member{Name: "a", Size: -1,
+			err = d.Write(t.Context(), only(contracts.Tables, contracts.Member{
+				Name: "a", Size: -1,
 				Write: func(ctx context.Context, w io.Writer, _ int64) (contracts.Piece, error) {
 					for {
 						if _, err := w.Write(make([]byte, 1000)); err != nil {
@@ -544,7 +547,8 @@ func TestPartThatFails(t *testing.T) {
 							return contracts.Piece{}, err
 						}
 					}
-				}}))
+				},
+			}))
 			if !errors.Is(err, boom) || !errors.Is(cause, boom) {
 				t.Fatalf("got %v; the member saw %v", err, cause)
 			}
@@ -567,7 +571,8 @@ func TestCancelHasACause(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = d.Write(ctx, only(contracts.Tables, contracts.Member{Name: "a", Size: -1,
+	err = d.Write(ctx, only(contracts.Tables, contracts.Member{
+		Name: "a", Size: -1,
 		Write: func(ctx context.Context, w io.Writer, _ int64) (contracts.Piece, error) {
 			cancel(lost)
 			for {
@@ -575,7 +580,8 @@ func TestCancelHasACause(t *testing.T) {
 					return contracts.Piece{}, err
 				}
 			}
-		}}))
+		},
+	}))
 	if !errors.Is(err, lost) {
 		t.Fatal(err)
 	}

@@ -66,7 +66,8 @@ func (b *bucket) readable(ctx context.Context) error {
 func (b *bucket) foreign(ctx context.Context) bool {
 	_, err := send(ctx, b, listing, func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
 		return b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
-			Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), MaxKeys: aws.Int32(1)})
+			Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), MaxKeys: aws.Int32(1),
+		})
 	})
 	return err == nil
 }

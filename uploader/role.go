@@ -157,8 +157,11 @@ func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
 		return map[string]map[string]string{op: {"s3:prefix": prefix + "*"}}
 	}
 	statements := []statement{
-		{"Allow", []string{"s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"},
-			bucket + "/" + prefix + "*", nil},
+		{
+			"Allow",
+			[]string{"s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"},
+			bucket + "/" + prefix + "*", nil,
+		},
 		{"Allow", []string{"s3:ListBucket"}, bucket, below("StringLike")},
 		// AWS does not say that it sets s3:prefix for this action: where it does, the prefix counts.
 		{"Allow", []string{"s3:ListBucketMultipartUploads"}, bucket, below("StringLikeIfExists")},
@@ -166,8 +169,12 @@ func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
 	if d.Endpoint == "" {
 		// The bucket's default encryption may use a key that we were not told of. Which keys the role may
 		// use is the customer's to say; here it is only that S3 uses them for us.
-		kms := statement{"Allow", []string{"kms:GenerateDataKey", "kms:Decrypt"}, "*",
-			map[string]map[string]string{"StringLike": {"kms:ViaService": "s3.*"}}}
+		kms := statement{
+			"Allow",
+			[]string{"kms:GenerateDataKey", "kms:Decrypt"},
+			"*",
+			map[string]map[string]string{"StringLike": {"kms:ViaService": "s3.*"}},
+		}
 		if strings.Contains(d.KMSKeyARN, ":key/") { // an alias is no resource of these actions
 			kms.Resource = d.KMSKeyARN
 		}

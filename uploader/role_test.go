@@ -101,8 +101,10 @@ func FuzzSessionPolicy(f *testing.F) {
 	f.Add("b", `"},{"Effect":"Allow`, "*", "*")
 	f.Add("b", "a", "job", "a/job2/x")
 	f.Fuzz(func(t *testing.T, bucket, tenant, job, key string) {
-		a := contracts.Tenant{Version: 1, Name: tenant, Schema: "s", Destination: contracts.Destination{Bucket: bucket, Region: "us-east-1",
-			RoleARN: "arn:aws:iam::123456789012:role/x", ExternalID: "0123456789012345678901"}}.WithDefaults()
+		a := contracts.Tenant{Version: 1, Name: tenant, Schema: "s", Destination: contracts.Destination{
+			Bucket: bucket, Region: "us-east-1",
+			RoleARN: "arn:aws:iam::123456789012:role/x", ExternalID: "0123456789012345678901",
+		}}.WithDefaults()
 		if a.Validate() != nil || !contracts.ValidJob(job) { // openBucket refuses these before it asks
 			return
 		}

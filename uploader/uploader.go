@@ -85,8 +85,10 @@ func (u *Uploader) Begin(ctx context.Context, a contracts.Attempt, j Journal) (*
 	if err != nil {
 		return nil, err
 	}
-	return &Delivery{cfg: u.cfg, attempt: a, store: s, journal: j,
-		free: buffers(u.cfg.Buffers), kinds: map[contracts.Kind]bool{}}, nil
+	return &Delivery{
+		cfg: u.cfg, attempt: a, store: s, journal: j,
+		free: buffers(u.cfg.Buffers), kinds: map[contracts.Kind]bool{},
+	}, nil
 }
 
 // Delivered returns manifest.json as it stands in the job's folder, or nil when there is none. It is the
