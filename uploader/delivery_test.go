@@ -56,12 +56,6 @@ func (j *journal) Progress(f func(*contracts.Progress)) {
 	f(&j.progress)
 }
 
-func (j *journal) knows(id string) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return slices.ContainsFunc(j.uploads, func(u contracts.Upload) bool { return u.ID == id })
-}
-
 // noise is n bytes that depend on the seed only.
 func noise(seed uint64, n int) []byte {
 	b := make([]byte, n)
