@@ -243,6 +243,9 @@ func (c *chaos) checkEnds() {
 			c.fail("%s: outcome %q, reason %+v", key, o.Kind, o.Reason)
 		}
 		r := c.recordAt(key)
+		if want := map[bool]state{true: done, false: failed}[o.Kind.OK()]; r.State != want && o.Kind != "" && j.purged == never {
+			c.fail("%s: the outcome is %s, and the record says %s", key, o.Kind, r.State)
+		}
 		if budget := 1 + r.Errors + r.Crashes + c.blameless[key]; r.Attempt > budget {
 			c.fail("I15: %s: %d attempts, and reasons for %d", key, r.Attempt, budget)
 		}

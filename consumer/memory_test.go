@@ -266,7 +266,7 @@ func (n *node) reach(ctx context.Context, op string, effect func() error) error 
 // world.
 func call[T any](ctx context.Context, n *node, op string, effect func() (T, error)) (answer T, err error) {
 	var nothing T
-	n.passGate()
+	sent := n.passGate()
 	f := n.fault(op)
 	switch f.kind {
 	case die:
@@ -281,7 +281,7 @@ func call[T any](ctx context.Context, n *node, op string, effect func() (T, erro
 	if n.ctx.Err() != nil {
 		return nothing, errKilled
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !sent {
 		return nothing, context.Cause(ctx)
 	}
 	if f.kind == refuse {
@@ -325,14 +325,17 @@ func (n *node) cont() {
 	}
 }
 
-func (n *node) passGate() {
+// passGate waits while the node is stopped. It reports whether it was: then the call is as good as sent, and takes
+// effect before anybody on the node learns how late it is.
+func (n *node) passGate() (stopped bool) {
 	for {
 		n.mu.Lock()
 		gate := n.gate
 		n.mu.Unlock()
 		if gate == nil {
-			return
+			return stopped
 		}
+		stopped = true
 		<-gate
 	}
 }

@@ -274,8 +274,8 @@ func TestLostUploadStartsAgain(t *testing.T) {
 		}}, Config{})
 		w.publish(request("job"))
 		within(t, w, 10*time.Minute, "settled", w.settled)
-		if r := w.record("acme", "job"); w.outcome("job") != contracts.Delivered || r.Attempt != 2 || !lost {
-			t.Errorf("outcome %q after %d attempts", w.outcome("job"), r.Attempt)
+		if r := w.record("acme", "job"); w.outcome("job") != contracts.Delivered || r.Attempt != 2 || number(r.AttemptID) != 2 || !lost {
+			t.Errorf("outcome %q after %d attempts, the last of them %s", w.outcome("job"), r.Attempt, r.AttemptID)
 		}
 	})
 }
