@@ -14,6 +14,7 @@ GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 TESTFLAGS ?= -race -timeout 15m -p 2
 PKG       ?= ./...
 FUZZTIME  ?= 10s
+SEEDS     ?= 50
 
 .PHONY: help
 help: ## List the targets.
@@ -57,6 +58,11 @@ fuzz: ## Run every fuzzer for a short time. Longer: make fuzz FUZZTIME=10m
 			echo "$$dir $$f"; $(GO) test $$dir -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME); \
 		done; \
 	done
+
+.PHONY: campaign
+campaign: ## Look for broken promises, and for bugs that no test finds. Longer: make campaign SEEDS=200
+	@test/install.sh
+	$(GO) run ./test/campaign --seeds $(SEEDS)
 
 .PHONY: bench
 bench: ## Run every benchmark.
