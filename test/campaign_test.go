@@ -350,7 +350,7 @@ var accidents = []kind{
 	{name: "stop-after", strike: strikeStop, fault: bucket.Fault{Apply: true}},
 	{name: "nats-restart", strike: func(ctx context.Context, l *lane, _ string) error { return l.nats.Restart(ctx) }},
 	{name: "consumer-gone", strike: strikeConsumer},
-	{name: "record-purged", strike: strikeRecord, ends: []contracts.Code{contracts.DestinationTaken}},
+	{name: "record-purged", strike: strikeRecord},
 	{name: "postgres-restart", own: true, strike: func(ctx context.Context, l *lane, _ string) error { return l.server.Restart(ctx, world.Immediate) }},
 	{name: "session-terminated", strike: strikeSession("ASC"), only: []string{"create-tables"}},
 	{name: "sibling-terminated", strike: strikeSession("DESC"), only: []string{"create-tables"}},

@@ -587,11 +587,12 @@ func TestCompleteAfterALostReply(t *testing.T) {
 func TestNeverOverwritesOthers(t *testing.T) {
 	t.Parallel()
 	stranger := map[string]map[string]string{
-		"no metadata":    nil,
-		"another job":    {metaJob: "acme/another/", metaAttempt: "1-9f86d081884c7d65"},
-		"our own, other": {metaJob: "acme/2026-03-31-143022/", metaAttempt: "1-9f86d081884c7d65"}, // the size differs
-		"a successor's":  {metaJob: "acme/2026-03-31-143022/", metaAttempt: "2-0011223344556677"},
-		"a lost one's":   {metaJob: "acme/2026-03-31-143022/", metaAttempt: "0-0011223344556677"},
+		"no metadata":       nil,
+		"another job":       {metaJob: "acme/another/", metaAttempt: "1-9f86d081884c7d65"},
+		"our own, other":    {metaJob: "acme/2026-03-31-143022/", metaAttempt: "1-9f86d081884c7d65"}, // the size differs
+		"a successor's":     {metaJob: "acme/2026-03-31-143022/", metaAttempt: "2-0011223344556677"},
+		"a lost one's":      {metaJob: "acme/2026-03-31-143022/", metaAttempt: "0-0011223344556677"},
+		"a forgotten one's": {metaJob: "acme/2026-03-31-143022/", metaAttempt: "1-0011223344556677"},
 	}
 	for name, metadata := range stranger {
 		t.Run("volume/"+name, func(t *testing.T) {
@@ -603,7 +604,7 @@ func TestNeverOverwritesOthers(t *testing.T) {
 			err := c.uploader().Commit(t.Context(), c.attempt, r)
 			j, rejected := contracts.AsRejection(err)
 			switch {
-			case name == "a lost one's": // of this job, without a manifest: it is replaced
+			case name == "a lost one's" || name == "a forgotten one's": // of this job, without a manifest: it is replaced
 				if err != nil {
 					t.Fatal(err)
 				}

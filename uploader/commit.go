@@ -107,7 +107,7 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 		return taken(c.attempt, u.Name)
 	case c.age(found) > 0: // we were thought dead, and wake up: what our successor has made is not ours to touch
 		return fmt.Errorf("complete %s: attempt %s has come after this one: %w", u.Name, found.attempt, ErrUploadLost)
-	case c.age(found) == 0:
+	case found.attempt == c.receipt.Attempt: // it says that it is what we have made, and is not
 		return taken(c.attempt, u.Name)
 	}
 	// An attempt of this job that then lost another of its volumes left this one: it never was part of a
@@ -142,7 +142,9 @@ func (c commit) verify(ctx context.Context, u contracts.Upload) error {
 	return taken(c.attempt, u.Name)
 }
 
-// age compares the attempt that made found with the receipt's: negative when it was an earlier one.
+// age compares the attempt that made found with the receipt's: negative when it was an earlier one. Two attempts
+// have the same number only when the job's record was lost, and the count began again: then there is no telling,
+// and what stands without a manifest is a leftover.
 func (c commit) age(found *stored) int {
 	return cmp.Compare(attemptNumber(found.attempt), attemptNumber(c.receipt.Attempt))
 }
@@ -202,7 +204,7 @@ func (c commit) sweep(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", name, err)
 		}
-		if found == nil || found.job != c.attempt.Prefix() || c.age(found) >= 0 {
+		if found == nil || found.job != c.attempt.Prefix() || c.age(found) > 0 || found.attempt == c.receipt.Attempt {
 			continue
 		}
 		if err := c.store.remove(ctx, name); err != nil {

@@ -83,6 +83,10 @@ func judge(p purpose, err error) (verdict, error) {
 			return final, errGone
 		}
 		return again, err // flipped on the way
+	case "InvalidRequest":
+		if p == finishing { // the upload is not the one that we began: somebody aborted it while a part was under way
+			return final, errGone
+		}
 	}
 
 	switch {

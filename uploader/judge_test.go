@@ -69,6 +69,7 @@ func TestJudge(t *testing.T) {
 		{writing, fmt.Errorf("get credentials: %w", refusal), final, contracts.RoleDenied},
 		{writing, fmt.Errorf("get credentials: %w", errFenced), final, errFenced},
 		{writing, answer(400, "InvalidRequest", ""), final, nil},
+		{finishing, answer(400, "InvalidRequest", ""), final, errGone},
 	} {
 		v, err := judge(c.p, c.err)
 		r, rejected := contracts.AsRejection(err)
