@@ -1,11 +1,10 @@
 package consumer
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -24,17 +23,14 @@ func requestOf(tenant, job string) contracts.Request {
 
 func TestSmallTenantBehindALargeOne(t *testing.T) {
 	const many = 200
-	synctest.Test(t, func(t *testing.T) {
-		w := newMemory(t)
+	inMemory(t, func(t *testing.T, w *memory) {
 		w.addTenant("small")
-		ctx, stop := context.WithCancel(t.Context())
 		for i := range many {
 			w.publish(request(fmt.Sprintf("job%d", i)))
 		}
 		w.publish(requestOf("small", "job"))
-		var waits []func()
 		for i := range 3 {
-			waits = append(waits, w.node(fmt.Sprintf("w%d", i)).run(ctx, exports{part: 20 * time.Second}, Config{Slots: 4}))
+			w.node(fmt.Sprintf("w%d", i)).employ(exports{part: 20 * time.Second}, Config{Slots: 4})
 		}
 		start := time.Now()
 		most := 0
@@ -64,29 +60,21 @@ func TestSmallTenantBehindALargeOne(t *testing.T) {
 		if most > 4 || most == 0 { // the cap is 2; three workers may decide at the same moment
 			t.Errorf("%d jobs of the large tenant at once", most)
 		}
-		stop()
-		for _, wait := range waits {
-			wait()
-		}
 	})
 }
 
 func TestTenantAloneIsNotHeldBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newMemory(t)
-		ctx, stop := context.WithCancel(t.Context())
+	inMemory(t, func(t *testing.T, w *memory) {
 		for i := range 20 {
 			w.publish(request(fmt.Sprintf("job%d", i)))
 		}
 		start := time.Now()
-		wait := w.node("w1").run(ctx, exports{part: time.Second}, Config{Slots: 3})
+		w.node("w1").employ(exports{part: time.Second}, Config{Slots: 3})
 		within(t, w, time.Hour, "settled", w.settled)
 		// 20 deliveries of 10 s, two at a time, and a message that was put off comes back within 30 s.
 		if d := time.Since(start); d > 6*time.Minute {
 			t.Errorf("20 jobs took %v", d)
 		}
-		stop()
-		wait()
 	})
 }
 
@@ -95,26 +83,26 @@ type down struct{ error }
 func (down) Unreachable() bool { return true }
 
 func TestDeadDestinationHoldsNoSlots(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newMemory(t)
+	inMemory(t, func(t *testing.T, w *memory) {
 		w.addTenant("dead")
-		ctx, stop := context.WithCancel(t.Context())
 		alive := time.Now().Add(2 * time.Hour)
+		var mu sync.Mutex
 		busy, held := 0, time.Duration(0)
 		reject := func(a contracts.Attempt) error {
 			if a.Tenant.Name != "dead" || time.Now().After(alive) {
 				return nil
 			}
-			busy++
 			began := time.Now()
-			pause(ctx, 10*time.Minute) // as long as a request is tried
-			held += time.Since(began)
+			pause(w.ctx, 10*time.Minute) // as long as a request is tried
+			mu.Lock()
+			defer mu.Unlock()
+			busy, held = busy+1, held+time.Since(began)
 			return down{errors.New("no answer")}
 		}
 		for i := range 15 {
 			w.publish(requestOf("dead", fmt.Sprintf("job%d", i)))
 		}
-		wait := w.node("w1").run(ctx, exports{part: time.Second, reject: reject}, Config{Slots: 3, Attempts: 1000})
+		w.node("w1").employ(exports{part: time.Second, reject: reject}, Config{Slots: 3, Attempts: 1000})
 		time.Sleep(time.Minute)
 		for i := range 20 {
 			w.publish(request(fmt.Sprintf("job%d", i)))
@@ -130,10 +118,10 @@ func TestDeadDestinationHoldsNoSlots(t *testing.T) {
 		}
 		within(t, w, 24*time.Hour, "settled", w.settled)
 		// Two at first, then one at a time with growing pauses: not two slots for two hours.
+		mu.Lock()
+		defer mu.Unlock()
 		if held > 110*time.Minute {
 			t.Errorf("the dead destination held slots for %v, %d times", held, busy)
 		}
-		stop()
-		wait()
 	})
 }
