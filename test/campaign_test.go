@@ -364,7 +364,6 @@ var accidents = []kind{
 // landmarks are the moments at which accidents are tried one by one: one in each stretch of a delivery.
 var landmarks = []string{"create-probe", "create-tables", "part-tables", "source-get", "part-attachments", "complete-first", "complete-second", "head-volume", "put-manifest"}
 
-// singles are every moment with everything that can go wrong then.
 // brief is every moment with a refusal, an error and a lost answer; the last two took effect.
 func brief() []trial {
 	return slices.DeleteFunc(singles(), func(c trial) bool {
@@ -372,6 +371,7 @@ func brief() []trial {
 	})
 }
 
+// singles are every moment with everything that can go wrong then.
 func singles() (all []trial) {
 	for _, m := range moments {
 		for _, k := range slices.Concat(replies, peculiar, accidents) {
