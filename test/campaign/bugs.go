@@ -180,7 +180,7 @@ var bugs = []bug{
 	},
 	{
 		"session policy of all jobs", "uploader/role.go",
-		`bucket + "/" + prefix + "*", nil},`, `bucket + "/" + strings.TrimSuffix(prefix, "/") + "*", nil},`,
+		`bucket + "/" + prefix + "*",`, `bucket + "/" + strings.TrimSuffix(prefix, "/") + "*",`,
 		`^TestSessionPolicyAllowsOneFolder$`,
 	},
 	{
