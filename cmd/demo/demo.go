@@ -117,11 +117,16 @@ func (d *demo) startBuild(ctx context.Context) <-chan binary {
 		built <- binary{path: d.Snapfleet}
 		return built
 	}
+	source, err := os.Getwd() // now: the S3 server changes the folder of the whole process
+	if err != nil {
+		built <- binary{err: err}
+		return built
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		path, err := build(ctx, d.dir)
+		path, err := build(ctx, source, d.dir)
 		built <- binary{path, err}
 	}()
 	d.onClose(func() error { cancel(); <-ended; return nil })

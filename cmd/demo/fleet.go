@@ -30,9 +30,10 @@ type fleet struct {
 
 // build makes the binary from the source that we were built from, with the same settings: most of its
 // packages are compiled already then.
-func build(ctx context.Context, dir string) (string, error) {
+func build(ctx context.Context, source, dir string) (string, error) {
 	binary := filepath.Join(dir, "snapfleet")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/snapfleet/snapfleet/cmd/snapfleet")
+	cmd.Dir = source
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build (run the demo in the source's folder, or give --snapfleet): %w: %s", err, bytes.TrimSpace(out))
 	}
