@@ -111,7 +111,12 @@ func openCells(ctx context.Context, js jetstream.JetStream, bucket string) (buck
 	return bucketCells{kv}, nil
 }
 
+// readTimeout bounds one read: a question that was under way when the broker restarted is never answered.
+const readTimeout = 5 * time.Second
+
 func (b bucketCells) Get(ctx context.Context, key string) ([]byte, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	e, err := b.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
 		return nil, 0, errNoCell
@@ -220,6 +225,8 @@ func (s streams) Endings(ctx context.Context, ended func(string)) error {
 
 // outcomeAt reads a job's outcome from the stream's leader, or nil.
 func outcomeAt(ctx context.Context, js jetstream.JetStream, tenant, job string) (*contracts.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	stream, err := js.Stream(ctx, contracts.OutcomeStream)
 	if err != nil {
 		return nil, notSetUp(err)

@@ -284,7 +284,10 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 // fail records that the job is given up, after a last look at the bucket: a manifest that stands there has
 // ended the job already, whoever wrote it and whatever went wrong since.
 func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.Rejection) error {
-	found := c.found(ctx, r)
+	found, err := c.found(ctx, r)
+	if err != nil && r.State == committing {
+		return err // nobody can say whether the manifest stands: not the time to call the job failed
+	}
 	return l.update(ctx, func(r *record) {
 		if found == nil {
 			r.State, r.Reason = failing, why.Reason()
@@ -294,21 +297,24 @@ func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.
 	})
 }
 
-// found is the delivery that stands in the job's folder, or nil when there is none, or none that can be seen.
-func (c *Consumer) found(ctx context.Context, r record) *delivery {
+// found is the delivery that stands in the job's folder, or nil when there is none, or none that we are let see.
+func (c *Consumer) found(ctx context.Context, r record) (*delivery, error) {
 	a, err := c.attemptOf(ctx, r)
-	if err != nil {
-		return nil
+	var manifest []byte
+	if err == nil {
+		manifest, err = c.work.Delivered(ctx, a)
 	}
-	manifest, err := c.work.Delivered(ctx, a)
+	if _, rejected := contracts.AsRejection(err); rejected {
+		return nil, nil // we are not let in, and nobody can tell when
+	}
 	if err != nil || manifest == nil {
-		return nil
+		return nil, err
 	}
 	d, err := witness(a, manifest)
 	if err != nil {
-		return nil
+		return nil, nil // a stranger's
 	}
-	return d
+	return d, nil
 }
 
 // tidy aborts what a failed attempt has uploaded. Should it fail, the next attempt does it.

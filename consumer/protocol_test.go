@@ -404,3 +404,26 @@ func TestProgressOutlivesItsWorker(t *testing.T) {
 		}
 	})
 }
+
+func TestDeadlineWhileTheBucketIsAway(t *testing.T) {
+	// The manifest stands, and nobody can see it when the job's time is over: that is no reason to call it failed.
+	inMemory(t, func(t *testing.T, w *memory) {
+		n, away, back := w.node("w1"), false, time.Now().Add(5*time.Hour)
+		n.faults = func(op string) fault {
+			switch {
+			case op == "s3 manifest" && !away:
+				away = true
+				return fault{kind: deceive}
+			case away && strings.HasPrefix(op, "s3 ") && time.Now().Before(back):
+				return fault{kind: refuse}
+			}
+			return fault{}
+		}
+		n.employ(exports{part: time.Second}, Config{Deadline: 3 * time.Hour})
+		w.publish(request("job"))
+		within(t, w, 10*time.Hour, "settled", w.settled)
+		if got := w.outcome("job"); got != contracts.Delivered || time.Now().Before(back) {
+			t.Errorf("outcome %q", got)
+		}
+	})
+}
