@@ -190,8 +190,7 @@ func (c *Consumer) Ready() error {
 func (c *Consumer) Interrupt() { c.interrupt(ErrShutdown) }
 
 // Run works jobs off until ctx is done. Then it takes no more, lets those under way go on for the grace
-// period, gives back what is left, and returns. It returns an error only for a panic-free, final reason;
-// a broker that is away is waited for.
+// period, gives back what is left, and returns nil: a broker that is away is waited for, and Ready says so.
 func (c *Consumer) Run(ctx context.Context) error {
 	defer c.interrupt(ErrShutdown)
 	var around sync.WaitGroup

@@ -180,8 +180,8 @@ type workerCmd struct {
 	MaxAge    time.Duration `group:"work" default:"168h" help:"Age at which a request that nobody has begun is refused."`
 	Stall     time.Duration `group:"work" default:"10m" help:"Time without a single byte of progress after which an attempt is ended."`
 
-	RetryBase time.Duration `group:"work" default:"30s" help:"Delay before the first retry, doubled for each one after it; half of it is random."`
-	RetryMax  time.Duration `group:"work" default:"1h" help:"Longest delay before a retry."`
+	RetryBase time.Duration `group:"work" default:"30s" help:"Bound of the random delay before the first retry, doubled for each one after it."`
+	RetryMax  time.Duration `group:"work" default:"1h" help:"Most that this bound grows to."`
 
 	Heartbeat  time.Duration `group:"lease" default:"10s" help:"How often a worker renews its hold on a job. Twice this must be less than --fence."`
 	Fence      time.Duration `group:"lease" default:"30s" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
