@@ -18,7 +18,8 @@ type exports struct {
 	part   time.Duration                             // how long one part takes
 	reject func(a contracts.Attempt) error           // from Prepare, before anything
 	lose   func(a contracts.Attempt, id string) bool // the upload vanishes before Complete
-	commit func() error                              // from Commit, before anything
+	commit func() error                              // from Complete, before anything
+	seal   func() error                              // from Seal, before anything
 }
 
 type lostUpload struct{ error }
@@ -99,7 +100,7 @@ var (
 	errGone  = errors.New("no such upload")
 )
 
-func (e exports) Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+func (e exports) Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
 	if e.commit != nil {
 		if err := e.commit(); err != nil {
 			return err
@@ -107,6 +108,15 @@ func (e exports) Commit(ctx context.Context, a contracts.Attempt, r contracts.Re
 	}
 	for _, u := range r.Uploads {
 		if err := e.complete(ctx, a, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e exports) Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	if e.seal != nil {
+		if err := e.seal(); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -59,7 +60,9 @@ func (c *Consumer) step(l *lease) (name string, err error) {
 	case running:
 		name, do = "prepare", c.prepare
 	case committing:
-		name, do = "commit", c.commit
+		name, do = "complete", c.complete
+	case sealing:
+		name, do = "seal", c.seal
 	case committed:
 		name, do = "announce", c.announce
 	case failing:
@@ -136,22 +139,42 @@ func seal(a contracts.Attempt, receipt contracts.Receipt) (*delivery, [][]byte, 
 	return d, pieces, nil
 }
 
-// commit makes the recorded receipt visible.
-func (c *Consumer) commit(ctx context.Context, l *lease, r record) error {
-	a, err := c.attemptOf(ctx, r)
+// complete makes the volumes of the recorded receipt visible.
+func (c *Consumer) complete(ctx context.Context, l *lease, r record) error {
+	a, receipt, err := c.recorded(ctx, r)
 	if err != nil {
 		return err
 	}
-	a.ID = r.Delivery.AttemptID
-	receipt, err := c.records.receipt(ctx, r)
+	if err := c.work.Complete(ctx, a, receipt); err != nil {
+		return err
+	}
+	// From here on the manifest may come to stand at any moment, and nobody can call the job failed who has not
+	// looked. Until this write nobody has asked for it: no worker does without having read SEALING.
+	return l.update(ctx, func(r *record) { r.State, r.Cancel = sealing, false })
+}
+
+// seal writes the manifest.
+func (c *Consumer) seal(ctx context.Context, l *lease, r record) error {
+	a, receipt, err := c.recorded(ctx, r)
 	if err != nil {
 		return err
 	}
-	if err := c.work.Commit(ctx, a, receipt); err != nil {
+	if err := c.work.Seal(ctx, a, receipt); err != nil {
 		return err
 	}
 	// From here on the customer has the snapshot: every volume is verified and the manifest stands.
-	return l.update(ctx, func(r *record) { r.State, r.Uploads, r.Cancel = committed, nil, false })
+	return l.update(ctx, func(r *record) { r.State, r.Uploads = committed, nil })
+}
+
+// recorded is the receipt, as the record's state has it, and the attempt that it is of.
+func (c *Consumer) recorded(ctx context.Context, r record) (contracts.Attempt, contracts.Receipt, error) {
+	a, err := c.attemptOf(ctx, r)
+	if err != nil {
+		return a, contracts.Receipt{}, err
+	}
+	a.ID = r.Delivery.AttemptID
+	receipt, err := c.records.receipt(ctx, r)
+	return a, receipt, err
 }
 
 // announce publishes the outcome, once and for ever.
@@ -242,7 +265,7 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 	r := l.record()
 	v := judge(err, r, c.cfg, time.Now())
 	c.noteError(ctx, r, step, v, err)
-	if v.act != letGo && v.act != release && (r.State == running || r.State == committing) {
+	if v.act != letGo && v.act != release && slices.Contains([]state{running, committing, sealing}, r.State) {
 		c.routes.report(r.Request.Tenant, unreachable(err))
 	}
 	// What is recorded now must be recorded although the work was cancelled, but not for ever: whoever
@@ -285,7 +308,7 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 // ended the job already, whoever wrote it and whatever went wrong since.
 func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.Rejection) error {
 	found, err := c.found(ctx, r)
-	if err != nil && r.State == committing {
+	if err != nil && r.State == sealing {
 		return err // nobody can say whether the manifest stands: not the time to call the job failed
 	}
 	return l.update(ctx, func(r *record) {

@@ -28,7 +28,7 @@ var ErrTooLate = errors.New("too late to cancel")
 type Status struct {
 	Tenant string `json:"tenant"`
 	Job    string `json:"job"`
-	// State is queued, running, waiting (for a retry), committing, committed, failing, done or failed.
+	// State is queued, running, waiting (for a retry), committing, sealing, committed, failing, done or failed.
 	State string `json:"state"`
 	// Attempt is the number of the attempt under way, or of the last one.
 	Attempt int `json:"attempt,omitempty"`

@@ -18,17 +18,18 @@ type Work interface {
 	// Prepare uploads everything that the attempt asks for and shows nothing. When it returns, all that
 	// the receipt names is durable.
 	Prepare(ctx context.Context, a contracts.Attempt, j Journal) (contracts.Receipt, error)
-	// Commit makes a receipt visible, verifies it, and writes the manifest last. It is idempotent, and any
-	// worker may call it with a receipt that another one prepared. An error that Is a lost upload (see
-	// [LostUpload]) means that it never can.
-	Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error
+	// Complete makes a receipt's volumes visible, Seal verifies them and writes the manifest. Both are idempotent,
+	// and any worker may call them with a receipt that another one prepared. An error that Is a lost upload (see
+	// [LostUpload]) means that they never can.
+	Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error
+	Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error
 	// Abort leaves no upload of the job behind: neither those given nor any other below its prefix.
 	Abort(ctx context.Context, a contracts.Attempt, uploads []contracts.Upload) error
 	// Delivered returns the manifest that stands in the job's folder, or nil.
 	Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error)
 }
 
-// LostUpload is the behaviour of an error of Commit that says: an upload that the receipt names is gone, and
+// LostUpload is the behaviour of an error of Complete or Seal that says: an upload that the receipt names is gone, and
 // its object is not there. The job goes back to RUNNING with a new attempt.
 type LostUpload interface{ LostUpload() bool }
 

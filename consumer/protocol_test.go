@@ -427,3 +427,46 @@ func TestDeadlineWhileTheBucketIsAway(t *testing.T) {
 		}
 	})
 }
+
+func TestDeadlineWhileAPausedWorkerIsAboutToSeal(t *testing.T) {
+	// Every volume is visible, and the worker that made them so is stopped at each of its calls from there on. The
+	// customer breaks the role, the deadline passes, and then the worker wakes up. The world checks that there is
+	// a manifest or a failure, not both.
+	ends := map[contracts.OutcomeKind]int{}
+	for n := range 6 {
+		inMemory(t, func(t *testing.T, w *memory) {
+			broken, calls, asleep := false, -1, make(chan struct{})
+			refusal := func() error {
+				if broken {
+					return contracts.Reject(contracts.RoleDenied, "the customer has changed the role")
+				}
+				return nil
+			}
+			a := w.node("w1")
+			a.faults = func(op string) fault {
+				if calls >= 0 || strings.HasPrefix(op, "s3 complete") {
+					if calls++; calls == n {
+						a.stop() // the next call waits
+						close(asleep)
+					}
+				}
+				return fault{}
+			}
+			a.employ(exports{part: time.Second}, Config{Deadline: time.Hour})
+			w.publish(request("job"))
+			<-asleep
+			broken = true
+			w.node("w2").employ(exports{part: time.Second, commit: refusal, seal: refusal}, Config{Deadline: time.Hour})
+			time.Sleep(5 * time.Hour)
+			a.cont()
+			time.Sleep(time.Minute)
+			broken = false
+			within(t, w, 10*time.Hour, "settled", w.settled)
+			time.Sleep(time.Hour)
+			ends[w.outcome("job")]++
+		})
+	}
+	if ends[contracts.Failed] == 0 || ends[contracts.Delivered] == 0 {
+		t.Errorf("the worker was stopped on one side of the seal only: %v", ends)
+	}
+}

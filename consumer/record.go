@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -24,6 +25,7 @@ type state string
 const (
 	running    state = "running"
 	committing state = "committing"
+	sealing    state = "sealing"
 	committed  state = "committed"
 	done       state = "done"
 	failing    state = "failing"
@@ -31,6 +33,13 @@ const (
 )
 
 func (s state) ended() bool { return s == done || s == failed }
+
+// visible reports whether volumes of the attempt may be visible by now.
+func (s state) visible() bool { return s == committing || s == sealing }
+
+func (s state) known() bool {
+	return slices.Contains([]state{running, committing, sealing, committed, done, failing, failed}, s)
+}
 
 // record is the one truth about a job. Whoever changes it does so by compare-and-swap.
 type record struct {
@@ -51,7 +60,7 @@ type record struct {
 	AttemptID string `json:"attempt_id"`
 	// Uploads of this attempt, and of earlier ones that nobody has aborted yet.
 	Uploads []contracts.Upload `json:"uploads,omitempty"`
-	// Delivery is set with COMMITTING and never changes while it lasts.
+	// Delivery is set with COMMITTING and does not change before the job is over or begins again.
 	Delivery *delivery `json:"delivery,omitempty"`
 
 	Errors    int       `json:"errors,omitempty"`  // attempts that ended in an error
@@ -117,8 +126,8 @@ func (s records) get(ctx context.Context, key string) (record, uint64, error) {
 	if err := json.Unmarshal(value, &r); err != nil {
 		return record{}, 0, fmt.Errorf("read job record %s: %w", key, err)
 	}
-	if r.Version != recordVersion {
-		return record{}, 0, fmt.Errorf("read job record %s: %w: version %d", key, errForeignVersion, r.Version)
+	if r.Version != recordVersion || !r.State.known() {
+		return record{}, 0, fmt.Errorf("read job record %s: %w: version %d, state %.20q", key, errForeignVersion, r.Version, r.State)
 	}
 	return r, revision, nil
 }

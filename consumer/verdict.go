@@ -41,6 +41,11 @@ type verdict struct {
 	reason *contracts.Rejection // for giveUp
 }
 
+// signatureLife is how long after it was signed a request can take effect at the most: S3 refuses those that are
+// older than 15 minutes.
+// https://docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html#RESTAuthenticationTimeStamp
+const signatureLife = 20 * time.Minute
+
 // judge is the one place where an error is turned into an act. It is a pure function of the error, of the
 // job's record as it was when the error happened, of the settings, and of the wall clock.
 func judge(err error, r record, cfg Config, now time.Time) verdict {
@@ -53,18 +58,23 @@ func judge(err error, r record, cfg Config, now time.Time) verdict {
 		return verdict{act: release}
 	case r.State == running && rejected:
 		return verdict{act: giveUp, reason: inContext(err, rejection)}
-	case r.State == committing && rejected && rejection.Code == contracts.DestinationTaken:
+	case r.State.visible() && rejected && rejection.Code == contracts.DestinationTaken:
 		return verdict{act: giveUp, reason: inContext(err, rejection)}
 	}
 	// Past the point of no return a refusal is a reason to wait, not to give up: a customer who breaks the
-	// role at that moment and mends it the next day finds the delivery whole. Only the deadline ends it.
+	// role at that moment and mends it the next day finds the delivery whole. Only the deadline ends it, and
+	// once the manifest may stand not even that: whoever could tell has to be let in first.
 	late := now.After(r.Deadline)
 	spent := r.Errors+1 >= cfg.Attempts
 	v := verdict{act: retry, delay: retryDelay(r.Errors, cfg)}
 	switch {
-	case r.State == committing && errors.As(err, &lost) && lost.LostUpload():
+	case r.State.visible() && errors.As(err, &lost) && lost.LostUpload():
 		v.act = restart
-		if spent {
+		switch {
+		case r.State == sealing:
+			// Somebody has removed what we had completed. A manifest for it may still be on its way.
+			v.delay = max(v.delay, signatureLife)
+		case spent:
 			v = verdict{act: giveUp, reason: exhausted(err, contracts.AttemptsExhausted)}
 		}
 	case (r.State == running || r.State == committing) && late:

@@ -19,44 +19,37 @@ import (
 // completing is how many volumes are completed at once.
 const completing = 4
 
-// Commit makes the delivery visible: every volume, and then, when all of them have been seen with their
-// size and checksum, manifest.json. It may be repeated, by any worker, at any time, also while another
-// still tries: it does what is left to do. Success runs the same code as recovery.
+// Complete makes every volume of the delivery visible. None of them means anything before [Uploader.Seal].
 //
-// It returns [ErrUploadLost] when an upload is gone and its object is not there, a [contracts.Rejection]
-// of DestinationTaken when somebody else's object has one of our names.
-func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (err error) {
-	ctx, span := start(ctx, "commit", a)
+// Complete and Seal may be repeated, by any worker, at any time, also while another still tries: they do what is
+// left to do. Success runs the same code as recovery. Both return [ErrUploadLost] when an upload is gone and its
+// object is not there, a [contracts.Rejection] of DestinationTaken when somebody else's object has one of our names.
+func (u *Uploader) Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (err error) {
+	ctx, span := start(ctx, "complete", a)
 	defer func() { endSpan(span, err) }()
-	m, err := contracts.DecodeManifest(r.Manifest)
-	if err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job || m.Attempt != r.Attempt {
-		return fmt.Errorf("commit: the receipt is of %s/%s, attempt %s, not of %s, attempt %s", m.Tenant, m.Job, m.Attempt, a.Prefix(), r.Attempt)
-	}
-	if !slices.EqualFunc(m.Volumes, r.Uploads, func(v contracts.Volume, up contracts.Upload) bool {
-		return v.Name == up.Name && v.Size == up.Size && v.CRC64NVME == up.CRC64NVME
-	}) {
-		return fmt.Errorf("commit: the receipt's uploads are not its manifest's volumes")
-	}
-	s, err := u.open(ctx, a)
+	c, err := u.commit(ctx, a, r)
 	if err != nil {
 		return err
 	}
-	c := commit{store: s, attempt: a, receipt: r}
+	// After it every volume has been visible once. Somebody may touch one before the manifest stands.
+	return c.volumes(ctx, c.complete)
+}
 
-	if err := c.volumes(ctx, c.complete); err != nil {
+// Seal writes manifest.json, when every volume has been seen with its size and checksum.
+func (u *Uploader) Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (err error) {
+	ctx, span := start(ctx, "seal", a)
+	defer func() { endSpan(span, err) }()
+	c, err := u.commit(ctx, a, r)
+	if err != nil {
 		return err
 	}
-	// From here on every volume has been visible once. Somebody may have touched one since.
 	if err := c.volumes(ctx, c.verify); err != nil {
 		return err
 	}
 	if err := c.sweep(ctx); err != nil {
 		return err
 	}
-	err = s.write(ctx, contracts.ManifestName, r.Manifest)
+	err = c.store.write(ctx, contracts.ManifestName, r.Manifest)
 	if errors.Is(err, errTaken) {
 		err = c.sameManifest(ctx)
 	}
@@ -67,7 +60,34 @@ func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.
 	return nil
 }
 
-// commit is one call of Commit.
+// Commit is Complete and Seal, for whoever keeps no record in between.
+func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	if err := u.Complete(ctx, a, r); err != nil {
+		return err
+	}
+	return u.Seal(ctx, a, r)
+}
+
+// commit opens the job's folder for a receipt that is in order.
+func (u *Uploader) commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (commit, error) {
+	none := commit{}
+	m, err := contracts.DecodeManifest(r.Manifest)
+	if err != nil {
+		return none, fmt.Errorf("commit: %w", err)
+	}
+	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job || m.Attempt != r.Attempt {
+		return none, fmt.Errorf("commit: the receipt is of %s/%s, attempt %s, not of %s, attempt %s", m.Tenant, m.Job, m.Attempt, a.Prefix(), r.Attempt)
+	}
+	if !slices.EqualFunc(m.Volumes, r.Uploads, func(v contracts.Volume, up contracts.Upload) bool {
+		return v.Name == up.Name && v.Size == up.Size && v.CRC64NVME == up.CRC64NVME
+	}) {
+		return none, fmt.Errorf("commit: the receipt's uploads are not its manifest's volumes")
+	}
+	s, err := u.open(ctx, a)
+	return commit{store: s, attempt: a, receipt: r}, err
+}
+
+// commit is one call of Complete or of Seal.
 type commit struct {
 	store   store
 	attempt contracts.Attempt

@@ -81,9 +81,17 @@ func manifest(ctx context.Context, c contracts.Contents) contracts.Manifest {
 	return m
 }
 
-// Commit makes the receipt visible.
-func (d *deliver) Commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
-	err := d.uploader.Commit(ctx, a, r)
+// Complete makes the receipt's volumes visible.
+func (d *deliver) Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	return orLost(d.uploader.Complete(ctx, a, r))
+}
+
+// Seal verifies them, and writes the manifest.
+func (d *deliver) Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	return orLost(d.uploader.Seal(ctx, a, r))
+}
+
+func orLost(err error) error {
 	if errors.Is(err, uploader.ErrUploadLost) {
 		return lost{err}
 	}

@@ -68,7 +68,10 @@ func (e *exportCmd) Run(ctx context.Context, c *console) (err error) {
 	receipt, err := story.Prepare(ctx, a, notes)
 	if err == nil {
 		notes.Progress(func(p *contracts.Progress) { p.Phase = contracts.Committing })
-		err = story.Commit(ctx, a, receipt)
+		err = story.Complete(ctx, a, receipt)
+	}
+	if err == nil {
+		err = story.Seal(ctx, a, receipt)
 	}
 	view.end(err == nil)
 	if err != nil {

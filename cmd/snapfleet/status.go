@@ -32,8 +32,8 @@ Shows the jobs of the fleet, of a tenant, or one job in detail: how far it is, w
 last error was, and how it ended. Instants are UTC.
 
 States: queued (no worker has begun), running (an attempt uploads, nothing is visible), waiting (for the next
-attempt), committing (past the point of no return: everything is durable, the delivery is being made visible),
-committed, done (the customer has the data), failing, failed (given up, cancelled, or refused).
+attempt), committing (past the point of no return: everything is durable, the volumes are being made visible),
+sealing (the manifest is being written), committed, done (the customer has the data), failing, failed (given up, cancelled, or refused).
 
 With --watch, bars on a terminal, else a line for each change. The exit status of --watch is 0 only when the
 customer has the data.`,

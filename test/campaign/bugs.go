@@ -31,8 +31,8 @@ var bugs = []bug{
 	},
 	{
 		"outcome before COMMITTED", "consumer/job.go",
-		`if err := c.work.Commit(ctx, a, receipt); err != nil {`,
-		`if err := c.publish(ctx, c.deliveredOutcome(r)); err != nil { return err }; if err := c.work.Commit(ctx, a, receipt); err != nil {`,
+		`if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`if err := c.publish(ctx, c.deliveredOutcome(r)); err != nil { return err }; if err := c.work.Seal(ctx, a, receipt); err != nil {`,
 		`^TestOneRequestOneDelivery$`,
 	},
 	{
