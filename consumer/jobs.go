@@ -299,6 +299,19 @@ func (j *Jobs) recorded(ctx context.Context, keys string) (jobs []Status, err er
 	}
 }
 
+// changes follows one record. When that cannot be arranged soon, as while the connection comes back, nothing ever
+// arrives: whoever watches has to look by himself.
+func (j *Jobs) changes(ctx context.Context, key string) (entries <-chan jetstream.KeyValueEntry, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(readTimeout, cancel)
+	w, err := j.kv.Watch(ctx, key, jetstream.IgnoreDeletes())
+	if err != nil || !late.Stop() {
+		cancel()
+		return nil, cancel
+	}
+	return w.Updates(), func() { _ = w.Stop(); cancel() }
+}
+
 // Watch yields the status of a job now and after every change, until its outcome stands or it was refused, ctx
 // is done, or an error. A job that nobody has claimed yet is looked for every two seconds.
 func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, error] {
@@ -307,24 +320,20 @@ func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, 
 			yield(Status{}, fmt.Errorf("job %.80q of tenant %.80q: %w", job, tenant, ErrNoJob))
 			return
 		}
-		w, err := j.kv.Watch(ctx, recordKey(tenant, job), jetstream.IgnoreDeletes())
-		if err != nil {
-			yield(Status{}, fmt.Errorf("watch job %s: %w", job, err))
-			return
-		}
-		defer func() { _ = w.Stop() }()
+		changes, stop := j.changes(ctx, recordKey(tenant, job))
+		defer stop()
 		look := time.NewTicker(2 * time.Second)
 		defer look.Stop()
-		for claimed, first := false, true; ; first = false {
+		for followed, first := false, true; ; first = false {
 			if !first {
 				select {
-				case e := <-w.Updates():
+				case e := <-changes:
 					if e == nil {
 						continue
 					}
-					claimed = true
+					followed = true // the record is there, and its changes reach us
 				case <-look.C:
-					if claimed {
+					if followed {
 						continue
 					}
 				case <-ctx.Done():
