@@ -26,9 +26,10 @@ type Call struct {
 	// Bytes is the length of the request's body, -1 where it was not announced.
 	Bytes int64
 	// Principal is the ARN that the access key belongs to; whether the signature is right is not known
-	// yet. SessionPolicy: it is a session with an inline policy.
+	// yet. SessionPolicy: it is a session with an inline policy, and Policy is that, as AssumeRole had it.
 	Principal     string
 	SessionPolicy bool
+	Policy        string
 	// Status is what was answered; 0 means that the connection was reset on purpose. A [Fault]'s Match
 	// always sees 0.
 	Status int

@@ -2,6 +2,10 @@ package bucket
 
 import (
 	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -22,23 +26,29 @@ type Fault struct {
 	// then: the request is carried out all the same, as a late packet would be.
 	Delay time.Duration
 	Hold  <-chan struct{}
+	// Flip turns over one bit in the middle of the request's body before it is carried out. S3 only.
+	Flip bool
 	// Reply replaces the answer. The zero Reply leaves the real one, and the request is carried out.
 	Reply Reply
 }
 
-// Reply is what a disturbed call is answered with. At most one of Status, Lost and Cut is set.
+// Reply is what a disturbed call is answered with. At most one of Status, Lost, Cut and Flip is set.
 type Reply struct {
 	// Status and Code make an error in AWS's XML: 503 and "SlowDown". A Status of 200 with a Code is
 	// what CompleteMultipartUpload answers when it fails late.
 	Status  int
 	Code    string
 	Message string // for people; empty: the code
+	// Header goes with Status: X-Amz-Bucket-Region, Location ...
+	Header map[string]string
 	// Lost resets the connection instead of answering. On a connection that was used before, net/http
 	// repeats a GET or HEAD by itself then, once on another connection: with Times 1 nobody notices.
 	Lost bool
 	// Cut sends the real answer's header and about that many bytes of its body, then ends the
 	// connection. It implies Apply. S3 only.
 	Cut int64
+	// Flip turns over one bit in the middle of the real answer's body. It implies Apply. S3 only.
+	Flip bool
 }
 
 // Injected is a fault in place.
@@ -78,7 +88,7 @@ type faults struct {
 // Inject puts a fault in place until it is removed. Where several match a call, the one that was injected
 // first has it.
 func (s *Server) Inject(f Fault) *Injected {
-	f.Apply = f.Apply || f.Reply.Cut > 0
+	f.Apply = f.Apply || f.Reply.Cut > 0 || f.Reply.Flip
 	reached := make(chan struct{})
 	i := &Injected{Reached: reached, fault: f, reached: reached, removed: make(chan struct{}), set: &s.faults}
 	s.faults.mu.Lock()
@@ -167,4 +177,28 @@ func s3Error(code, message, resource string) []byte {
 		panic("bucket: four strings always marshal: " + err.Error())
 	}
 	return append([]byte(xml.Header), b...)
+}
+
+// Rot turns over one bit of an object where it lies, behind the gateway's back: nothing that S3 tells of the
+// object changes.
+func (s *Server) Rot(bucket, key string, at int64) error {
+	root, err := os.OpenRoot(filepath.Join(s.dir, "objects", bucket))
+	if err != nil {
+		return fmt.Errorf("bucket: let %s/%s rot: %w", bucket, key, err)
+	}
+	defer root.Close()
+	f, err := root.OpenFile(key, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("bucket: let %s/%s rot: %w", bucket, key, err)
+	}
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, at)
+	if err == nil {
+		b[0] ^= 1
+		_, err = f.WriteAt(b, at)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("bucket: let byte %d of %s/%s rot: %w", at, bucket, key, err)
+	}
+	return nil
 }

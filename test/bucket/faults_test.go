@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/snapfleet/snapfleet/test/bucket"
 )
@@ -120,6 +122,85 @@ func TestFaultCut(t *testing.T) {
 	}
 	if n, err := read(); err != nil || n != len(big) {
 		t.Errorf("read again %d bytes, %v", n, err)
+	}
+}
+
+// TestFlips: one bit, on its way in, on its way out and where it lies. A checksum finds the first; nothing but
+// reading finds the last.
+func TestFlips(t *testing.T) {
+	name, role := customer(t)
+	c := within(t, role, "")
+	body := strings.Repeat("0123456789abcdef", 1<<16)
+	on := func(operation string, f bucket.Fault) {
+		t.Helper()
+		f.Times, f.Match = 1, func(c bucket.Call) bool { return c.Bucket == name && c.Operation == operation }
+		t.Cleanup(server.Inject(f).Remove)
+	}
+	read := func() string {
+		t.Helper()
+		out, err := server.Admin().GetObject(t.Context(), &s3.GetObjectInput{Bucket: &name, Key: aws.String("a")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Body.Close()
+		data, err := io.ReadAll(out.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	write := func(options ...func(*s3.Options)) error {
+		_, err := c.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &name, Key: aws.String("a"), Body: strings.NewReader(body)}, options...)
+		return err
+	}
+	unguarded := func(o *s3.Options) {
+		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
+	}
+
+	on("PutObject", bucket.Fault{Flip: true})
+	if err := write(); code(err) != "XAmzContentChecksumMismatch" && code(err) != "BadDigest" {
+		t.Errorf("a body that changed on its way: %v", err)
+	}
+	on("PutObject", bucket.Fault{Flip: true})
+	if err := write(unguarded); err != nil || read() == body {
+		t.Errorf("without a checksum nobody notices: %v", err)
+	}
+	if err := write(); err != nil || read() != body {
+		t.Fatalf("undisturbed: %v", err)
+	}
+
+	on("GetObject", bucket.Fault{Reply: bucket.Reply{Flip: true}})
+	out, err := c.GetObject(t.Context(), &s3.GetObjectInput{Bucket: &name, Key: aws.String("a")}, func(o *s3.Options) {
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Body.Close()
+	if data, err := io.ReadAll(out.Body); err != nil || string(data) == body || len(data) != len(body) {
+		t.Errorf("an answer that changed on its way: %d bytes, %v", len(data), err)
+	}
+
+	if err := server.Rot(name, "a", 7); err != nil {
+		t.Fatal(err)
+	}
+	head, err := c.HeadObject(t.Context(), &s3.HeadObjectInput{Bucket: &name, Key: aws.String("a"), ChecksumMode: types.ChecksumModeEnabled})
+	if err != nil || aws.ToInt64(head.ContentLength) != int64(len(body)) {
+		t.Errorf("S3 says of it: %+v, %v", head, err)
+	}
+	got, err := server.Admin().GetObject(t.Context(), &s3.GetObjectInput{Bucket: &name, Key: aws.String("a")}, func(o *s3.Options) {
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Body.Close()
+	if data, err := io.ReadAll(got.Body); err != nil || string(data[:8]) != "01234566" || string(data[8:]) != body[8:] {
+		t.Errorf("what lies there: %q, %v", data[:8], err)
+	}
+	if err := server.Rot(name, "b", 0); err == nil {
+		t.Error("what is not there cannot rot")
 	}
 }
 

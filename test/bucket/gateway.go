@@ -37,6 +37,11 @@ func (s *Server) disturb(c fiber.Ctx) error {
 
 func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
 	f := i.fault
+	if f.Flip {
+		if err := flipRequest(c); err != nil {
+			return err
+		}
+	}
 	var err error
 	if f.Apply {
 		if err = s.carryOut(c, call); err != nil {
@@ -60,11 +65,16 @@ func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
 		c.Response().Reset()
 		c.Status(f.Reply.Status)
 		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationXML)
+		for k, v := range f.Reply.Header {
+			c.Set(k, v)
+		}
 		return c.Send(s3Error(f.Reply.Code, f.Reply.message(), c.Path()))
 	case f.Reply.Lost:
 		c.Response().Reset() // closes the file behind a GetObject
 	case f.Reply.Cut > 0:
 		return cut(c, f.Reply.Cut)
+	case f.Reply.Flip:
+		return flipResponse(c)
 	}
 	return nil
 }
@@ -136,6 +146,42 @@ func cut(c fiber.Ctx, n int64) error {
 	return nil
 }
 
+// flipRequest turns over one bit of a request's body, as a bad cable or memory does that no checksum guards.
+func flipRequest(c fiber.Ctx) error {
+	body := c.Request().BodyStream()
+	if body == nil {
+		body = bytes.NewReader(c.Request().Body())
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	flip(data)
+	c.Request().SetBodyStream(bytes.NewReader(data), len(data))
+	return nil
+}
+
+// flipResponse does so to an answer's.
+func flipResponse(c fiber.Ctx) error {
+	body := c.Response().BodyStream()
+	if body == nil {
+		body = bytes.NewReader(c.Response().Body())
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	flip(data)
+	c.Response().SetBody(data)
+	return nil
+}
+
+func flip(data []byte) {
+	if len(data) > 0 {
+		data[len(data)/2] ^= 1
+	}
+}
+
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
@@ -157,7 +203,7 @@ func (s *Server) describe(c fiber.Ctx) Call {
 		call.Principal = "root"
 	default:
 		if p, ok := s.iam.principal(access); ok {
-			call.Principal, call.SessionPolicy = p.arn, p.sessionPolicy != ""
+			call.Principal, call.SessionPolicy, call.Policy = p.arn, p.sessionPolicy != "", p.sessionPolicy
 		}
 	}
 	return call

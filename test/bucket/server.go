@@ -44,6 +44,7 @@ type Config struct {
 
 // Server is a running S3 and STS.
 type Server struct {
+	dir      string
 	region   string
 	endpoint string
 	sts      string
@@ -104,7 +105,7 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{region: cfg.Region, id: id, rootSecret: rand.Text(), stsDone: make(chan struct{})}
+	s := &Server{dir: dir, region: cfg.Region, id: id, rootSecret: rand.Text(), stsDone: make(chan struct{})}
 	s.iam = newRegistry(auth.Account{Access: rootAccess, Secret: s.rootSecret, Role: auth.RoleAdmin})
 	s.client = &http.Client{Transport: s.transport()}
 	if err := s.startSTS(); err != nil {

@@ -38,7 +38,7 @@ func (s *Server) serveSTS(w http.ResponseWriter, q *http.Request) {
 		Header: visible(q.Header.Clone()), Bytes: q.ContentLength,
 	}
 	if p, ok := s.iam.principal(accessKey(q.Header.Get("Authorization"), "")); ok {
-		call.Principal, call.SessionPolicy = p.arn, p.sessionPolicy != ""
+		call.Principal, call.SessionPolicy, call.Policy = p.arn, p.sessionPolicy != "", p.sessionPolicy
 	}
 	answer := func() (int, []byte) {
 		p, err := s.iam.authenticate(q, body, s.region)
@@ -68,6 +68,9 @@ func (s *Server) serveSTS(w http.ResponseWriter, q *http.Request) {
 		status, reply = r.Status, nil
 		if !r.Lost {
 			status, reply = stsRefusal(stsError{r.Code, r.message(), r.Status})
+			for k, v := range r.Header {
+				w.Header().Set(k, v)
+			}
 		}
 	}
 	call.Status = status
