@@ -48,6 +48,12 @@ func (t *turn) commit() {
 		default:
 			t.to("finds it lost", toRunning, nil)
 		}
+	case toSealing:
+		if t.v.SealsUnrecorded || t.v.NoCommitRecord {
+			t.to("records nothing", verify, nil)
+			break
+		}
+		t.swap("records SEALING", record{sealing, w.attempt}, t.enter(sealing))
 	case verify:
 		if ours {
 			t.to("verifies a volume", t.next(verify, t.verified()), advance)
@@ -69,7 +75,7 @@ func (t *turn) commit() {
 			t.to("has no attempt left", t.giveUp(), nil)
 		}
 	}
-	if t.v.GivesUpCommit && w.at != toCommitted {
+	if w.at < verify && !t.v.NoCommitRecord || t.v.GivesUpSealing && w.at != toCommitted {
 		t.to("gives up the commit", inspect, nil)
 	}
 }
@@ -78,7 +84,7 @@ func (t *turn) commit() {
 func advance(_ *state, w *worker) { w.advance() }
 
 // completed is what comes after a volume was completed.
-func (t *turn) completed() at { return t.next(complete, verify) }
+func (t *turn) completed() at { return t.next(complete, toSealing) }
 
 // verified is what comes after every volume was verified.
 func (t *turn) verified() at {

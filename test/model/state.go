@@ -35,6 +35,7 @@ const (
 	none phase = iota
 	running
 	committing
+	sealing
 	committed
 	failing
 	done
@@ -87,7 +88,8 @@ const (
 	look          // something has, or the upload is gone: whose is it?
 	inquire       // an older attempt's: is there a manifest?
 	replace       // complete the volume over it
-	verify        // look at the volume again
+	toSealing     // from here on the manifest may stand
+	verify        // SEALING: look at the volume again
 	writeManifest // if there is none
 	toCommitted
 	toRunning // an upload is lost: another attempt

@@ -101,6 +101,8 @@ func (t *turn) enter(p phase) at {
 			return writeManifest
 		}
 		return complete
+	case sealing:
+		return verify
 	case committed:
 		if t.v.DoneBeforeOutcome {
 			return toDone
@@ -137,7 +139,7 @@ func (t *turn) act() {
 		t.stop()
 	case clean, send, toCommitting:
 		t.prepare()
-	case complete, look, inquire, replace, verify, writeManifest, toCommitted, toRunning:
+	case complete, look, inquire, replace, toSealing, verify, writeManifest, toCommitted, toRunning:
 		t.commit()
 	case publish, toDone, ack:
 		t.announce()

@@ -12,7 +12,8 @@ type Variant struct {
 	OnlyRunning     bool // takes over nothing but RUNNING
 	RevivesFailing  bool // gives a job in FAILING another attempt
 	FailsUnrecorded bool // says that a job has failed without having recorded it
-	GivesUpCommit   bool // gives up, at a deadline, a commit that another worker may be about to finish
+	SealsUnrecorded bool // writes the manifest without having recorded that it may stand
+	GivesUpSealing  bool // gives up, at a deadline, a job whose manifest another worker may be about to write
 
 	// The bucket.
 	UnconditionalComplete bool // completes an upload whatever stands under the key
@@ -55,7 +56,8 @@ var Mutants = []Mutant{
 	{Variant{Name: "takeover of RUNNING only", OnlyRunning: true}, I12},
 	{Variant{Name: "FAILING revived", RevivesFailing: true}, I5},
 	{Variant{Name: "fail without record", FailsUnrecorded: true}, I5},
-	{Variant{Name: "commit given up", GivesUpCommit: true}, I5},
+	{Variant{Name: "seal without record", SealsUnrecorded: true}, I5},
+	{Variant{Name: "seal given up", GivesUpSealing: true}, I5},
 	{Variant{Name: "complete without condition", UnconditionalComplete: true, Stubborn: true}, I3},
 	{Variant{Name: "replace what was not seen", UnseenReplace: true, Stubborn: true}, I3},
 	{Variant{Name: "replace a newer attempt's", ReplacesNewer: true, Stubborn: true}, I3},
