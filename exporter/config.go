@@ -15,6 +15,12 @@ type Config struct {
 	// schema of thousands of tables gets fewer, because each connection locks every table.
 	Connections int
 
+	// FleetConnections is how many sessions the whole fleet reads a database with, all snapshots together;
+	// those that only ask whether there is room are not counted. Default 20: two workers with two snapshots
+	// each, and a fifth of what PostgreSQL lets in unless told otherwise. A snapshot begins with one and
+	// takes up to Connections more that are free. Negative: as many as there are.
+	FleetConnections int
+
 	// ChunkBytes is how much of a table, in bytes of its heap and TOAST, one COPY reads. Default 16 MiB: some
 	// 4 MiB compressed, so that a chunk fits its Window and one giant table keeps every connection busy.
 	// Negative: whole tables, as for servers before PostgreSQL 14, which cannot scan a range of pages.
@@ -82,6 +88,9 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	if c.Connections <= 0 {
 		c.Connections = 4
+	}
+	if c.FleetConnections == 0 {
+		c.FleetConnections = 20
 	}
 	if c.ChunkBytes == 0 {
 		c.ChunkBytes = 16 << 20

@@ -39,7 +39,8 @@ const openTries = 5
 
 // Open takes a snapshot of the attempt's tenant: it ends what older attempts of the job left in the database,
 // locks every table, takes the instant, and reads the list of attachments. It refuses, with a rejection that
-// names all of them, what could not be read whole. ctx is the life of the snapshot, not only of the call;
+// names all of them, what could not be read whole. An error with a method Busy() bool that says true means that
+// the database has no room for one more session now. ctx is the life of the snapshot, not only of the call;
 // whoever opens a snapshot also closes it.
 func (e *Exporter) Open(ctx context.Context, a contracts.Attempt) (_ *Snapshot, err error) {
 	_, span := tracer.Start(ctx, "open snapshot", trace.WithAttributes(
@@ -131,7 +132,9 @@ func (s *Snapshot) openTables() error {
 	if err := s.openSiblings(id, after, capacity); err != nil {
 		return err
 	}
-	s.startWatch()
+	if len(s.siblings) > 0 {
+		s.startWatch()
+	}
 	return nil
 }
 
@@ -140,6 +143,9 @@ func (s *Snapshot) look() (*catalog, error) {
 	ctx := s.ctx
 	if err := exec(ctx, s.holder, begin+s.exporter.settings()); err != nil {
 		return nil, failed(ctx, err, "begin to look at the tables")
+	}
+	if err := s.exporter.takeSlot(ctx, s.holder); err != nil {
+		return nil, err // before anything is locked for nothing
 	}
 	c, err := listCatalog(ctx, s.holder, s.attempt.Tenant.Schema)
 	if err != nil {
@@ -173,7 +179,7 @@ func (s *Snapshot) begin(c *catalog) (id string, err error) {
 		return "", failed(ctx, err, "export the snapshot")
 	}
 	s.taken.At, s.taken.XID, s.taken.Standby = s.taken.At.UTC(), s.instant.XID, s.instant.Standby
-	return id, nil
+	return id, s.exporter.takeSlot(ctx, s.holder) // not before the instant: it is a query, which would take it
 }
 
 // lockFailed tells apart why a table could not be locked.
@@ -215,7 +221,7 @@ func (s *Snapshot) measure(c *catalog) (sizes map[uint32]storage, cut ranges, lo
 	return sizes, cut, lockRoom, failed(s.ctx, err, "measure the tables")
 }
 
-// openSiblings opens the connections that read. Each locks every table at once, although the holder has: a
+// openSiblings opens the connections that read, as many as the database has room for. Each locks every table at once, although the holder has: a
 // lock that is asked for later would queue behind somebody who waits to alter the table, who waits for us.
 func (s *Snapshot) openSiblings(id string, c *catalog, lockRoom int64) error {
 	if !regexp.MustCompile(`^[0-9A-Fa-f-]+$`).MatchString(id) {
@@ -231,6 +237,12 @@ func (s *Snapshot) openSiblings(id string, c *catalog, lockRoom int64) error {
 	for i := range siblings {
 		group.Go(func() (err error) {
 			siblings[i], err = s.openSibling(ctx, id, c.schema, tables)
+			if isBusy(err) {
+				if siblings[i] != nil {
+					disconnect(siblings[i])
+				}
+				siblings[i], err = nil, nil
+			}
 			return err
 		})
 	}
@@ -253,6 +265,9 @@ func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []
 	}
 	if !here.equal(s.instant) {
 		return conn, errors.New("join the snapshot: a connection to the same address led to another server")
+	}
+	if err := s.exporter.takeSlot(ctx, conn); err != nil {
+		return conn, err
 	}
 	if err := lockTables(ctx, conn, schema, tables, " NOWAIT"); err != nil {
 		if sqlstate(err) == lockNotAvailable {

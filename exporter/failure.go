@@ -31,6 +31,7 @@ const (
 	deadlockDetected      = "40P01"
 	lockNotAvailable      = "55P03"
 	outOfMemory           = "53200"
+	tooManyConnections    = "53300"
 	undefinedDatabase     = "3D000"
 	dataCorrupted         = "XX001"
 	indexCorrupted        = "XX002"
@@ -72,6 +73,8 @@ func failed(ctx context.Context, err error, format string, args ...any) error {
 	}
 	err = fmt.Errorf("%s: %w", what, withoutSecrets(err))
 	switch code := sqlstate(err); {
+	case code == tooManyConnections:
+		return busy{err}
 	case strings.HasPrefix(code, "28"), code == undefinedDatabase:
 		return &contracts.Rejection{Code: contracts.DatabaseDenied, Err: err}
 	case code == dataCorrupted, code == indexCorrupted, code == badEncoding, code == untranslatable:

@@ -36,8 +36,8 @@ type Snapshot struct {
 
 	// sessions guards what Release and Close both end.
 	sessions  sync.Mutex
-	holder    *pgx.Conn // holds the snapshot and the locks
-	siblings  []*pgx.Conn
+	holder    *pgx.Conn   // holds the snapshot and the locks
+	siblings  []*pgx.Conn // read within it; where there are none, the holder does
 	stopWatch context.CancelFunc
 	watched   sync.WaitGroup
 	running   []interface{ stop(error) } // look-aheads, to be waited for
@@ -109,22 +109,27 @@ func (s *Snapshot) Tables() contracts.Archive {
 	}}
 }
 
-// readTables sends the siblings ahead.
+// readTables sends the siblings ahead, or the holder where it is alone. It needs no watch then: it is heard of
+// with every chunk.
 func (s *Snapshot) readTables() (*ahead[chunk, copied], error) {
 	s.sessions.Lock()
 	defer s.sessions.Unlock()
 	if s.ctx.Err() != nil {
 		return nil, context.Cause(s.ctx)
 	}
-	if len(s.siblings) == 0 {
+	if s.holder == nil {
 		return nil, errors.New("the database transaction has ended: the tables cannot be read any more")
+	}
+	conns := s.siblings
+	if len(conns) == 0 {
+		conns = []*pgx.Conn{s.holder}
 	}
 	var chunks []chunk
 	for _, t := range s.tables {
 		chunks = append(chunks, t.chunks...)
 	}
-	readers := make([]*reader, len(s.siblings))
-	for i, conn := range s.siblings {
+	readers := make([]*reader, len(conns))
+	for i, conn := range conns {
 		d, err := newDeflater(s.exporter.cfg.Level)
 		if err != nil {
 			return nil, err

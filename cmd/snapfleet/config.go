@@ -121,10 +121,11 @@ func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 
 // readFlags are how a database is read. They are [exporter.Config], field by field.
 type readFlags struct {
-	Connections int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. A database sees slots x (connections + 1)."`
-	ChunkSize   byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
-	Level       int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by some 5 %, with 6 the time doubles."`
-	LockTimeout time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
+	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant."`
+	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database with, as far as its workers are told the same. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
+	ChunkSize        byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
+	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by some 5 %, with 6 the time doubles."`
+	LockTimeout      time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
 
 	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
 	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix stands for the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
@@ -134,11 +135,14 @@ type readFlags struct {
 
 func (f readFlags) config() (exporter.Config, error) {
 	c := exporter.Config{
-		Connections: f.Connections, ChunkBytes: int64(f.ChunkSize), Level: f.Level, LockTimeout: f.LockTimeout,
+		Connections: f.Connections, FleetConnections: f.FleetConnections, ChunkBytes: int64(f.ChunkSize), Level: f.Level, LockTimeout: f.LockTimeout,
 		Attachments: exporter.Attachments{Query: f.AttachmentsQuery, Fetch: f.AttachmentsFetch},
 	}
 	if c.ChunkBytes == 0 {
 		c.ChunkBytes = -1 // whole tables
+	}
+	if c.FleetConnections == 0 {
+		c.FleetConnections = -1 // no bound
 	}
 	for _, s := range f.AttachmentsSource {
 		c.Attachments.Sources = append(c.Attachments.Sources, exporter.Source(s))
