@@ -24,7 +24,10 @@ type Member struct {
 	// Of is what the file holds: a table's name, or an attachment's id.
 	Of string
 	// Size in bytes, or -1 when only writing will tell.
-	Size    int64
+	Size int64
+	// Offset is how many bytes of it somebody has written before: Write leaves them out. 0 for all but the
+	// file in whose middle a delivery goes on; see [Checkpoint.Place].
+	Offset  int64
 	ModTime time.Time
 
 	// Write writes the content to w and says what it wrote. It is called from one goroutine, and until

@@ -74,6 +74,7 @@ const (
 	AttachmentsUnreadable Code = "attachments_unreadable"
 	AttachmentForbidden   Code = "attachment_forbidden"
 	AttachmentsMissing    Code = "attachments_missing"
+	SourceNotFound        Code = "source_not_found"
 
 	DeadlineExceeded  Code = "deadline_exceeded"
 	AttemptsExhausted Code = "attempts_exhausted"
@@ -209,6 +210,10 @@ var advice = map[Code]Advice{
 	AttachmentsMissing: {
 		Cause: "files that the attachment table names are gone from the source store, and the tenant's record says to fail then",
 		Fix:   "restore the files, or set the tenant's --gaps to deliver",
+	},
+	SourceNotFound: {
+		Cause: "a bucket that attachments are fetched from does not exist, or is in another region",
+		Fix:   "correct the workers' --attachments-source and --attachments-region, or the rows that name the bucket",
 	},
 
 	DeadlineExceeded: {
