@@ -207,8 +207,8 @@ func (r *registry) secret(access, token string) (string, error) {
 	return "", errUnknownKey
 }
 
-// open opens a session, and says until when the client may believe in it.
-func (r *registry) open(role, name, doc string, life time.Duration) (*session, time.Time) {
+// open opens a session, and says for how long the client may believe in it.
+func (r *registry) open(role, name, doc string, life time.Duration) (*session, time.Duration) {
 	raw := make([]byte, 128)
 	rand.Read(raw) // never fails: it ends the program instead
 	s := &session{
@@ -226,10 +226,9 @@ func (r *registry) open(role, name, doc string, life time.Duration) (*session, t
 	if r.real != 0 {
 		real = r.real
 	}
-	now := time.Now()
-	s.expires = now.Add(real)
+	s.expires = time.Now().Add(real)
 	r.sessions[s.access] = s
-	return s, now.Add(told)
+	return s, told
 }
 
 // GetUserAccount implements auth.IAMService.

@@ -47,7 +47,7 @@ type Server struct {
 	dir      string
 	region   string
 	endpoint string
-	sts      string
+	sts      *door
 	id       *identity
 	iam      *registry
 	backend  backend.Backend
@@ -58,8 +58,6 @@ type Server struct {
 	rootSecret string
 	stop       context.CancelCauseFunc
 	gateway    chan error // what the gateway returned, once
-	stsServer  *http.Server
-	stsDone    chan struct{}
 	closing    sync.Once
 	closed     error
 }
@@ -105,7 +103,7 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, region: cfg.Region, id: id, rootSecret: rand.Text(), stsDone: make(chan struct{})}
+	s := &Server{dir: dir, region: cfg.Region, id: id, rootSecret: rand.Text()}
 	s.iam = newRegistry(auth.Account{Access: rootAccess, Secret: s.rootSecret, Role: auth.RoleAdmin})
 	s.client = &http.Client{Transport: s.transport()}
 	if err := s.startSTS(); err != nil {
@@ -113,7 +111,7 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	ctx, s.stop = context.WithCancelCause(ctx)
 	if err := s.startGateway(ctx, dir, cfg.Versioning); err != nil {
-		s.stopSTS()
+		s.sts.close()
 		s.stop(err)
 		return nil, err
 	}
@@ -129,29 +127,40 @@ func (s *Server) transport() *http.Transport {
 	return t
 }
 
-func (s *Server) startSTS() error {
+func (s *Server) startSTS() (err error) {
+	s.sts, err = s.open(s.serveSTS(time.Now))
+	return err
+}
+
+// door is an HTTP server of ours on a free port.
+type door struct {
+	url    string
+	server *http.Server
+	done   chan struct{}
+}
+
+func (s *Server) open(h http.Handler) (*door, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return fmt.Errorf("listen for STS: %w", err)
+		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.sts = "https://" + l.Addr().String()
-	s.stsServer = &http.Server{
-		Handler:           http.HandlerFunc(s.serveSTS),
+	d := &door{url: "https://" + l.Addr().String(), done: make(chan struct{}), server: &http.Server{
+		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{s.id.leaf}, MinVersion: tls.VersionTLS12},
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1: a connection can be reset
 		ErrorLog:          log.New(io.Discard, "", 0),
-	}
+	}}
 	go func() {
-		defer close(s.stsDone)
-		s.stsServer.ServeTLS(l, "", "") // ErrServerClosed, from stopSTS
+		defer close(d.done)
+		d.server.ServeTLS(l, "", "") // ErrServerClosed, from close
 	}()
-	return nil
+	return d, nil
 }
 
-func (s *Server) stopSTS() {
-	s.stsServer.Close() // nothing to lose
-	<-s.stsDone
+func (d *door) close() {
+	d.server.Close() // nothing to lose
+	<-d.done
 }
 
 // startGateway starts versitygw. It takes no listener and names no port that it chose, so we look for a
@@ -224,7 +233,7 @@ func (s *Server) Close() error {
 		s.faults.clear()
 		s.client.CloseIdleConnections()
 		s.stop(errors.New("bucket: closed"))
-		s.stopSTS()
+		s.sts.close()
 		if err := <-s.gateway; err != nil {
 			s.closed = fmt.Errorf("bucket: stop the gateway: %w", err)
 		}
@@ -247,7 +256,7 @@ func LeftBehind() []goleak.Option {
 func (s *Server) Endpoint() string { return s.endpoint }
 
 // STSEndpoint is where STS is, https://127.0.0.1:port.
-func (s *Server) STSEndpoint() string { return s.sts }
+func (s *Server) STSEndpoint() string { return s.sts.url }
 
 // Region is the one region there is.
 func (s *Server) Region() string { return s.region }
@@ -266,7 +275,7 @@ func (s *Server) HTTPClient() *http.Client { return s.client }
 func (s *Server) Environ(u User) []string {
 	return []string{
 		"AWS_ENDPOINT_URL_S3=" + s.endpoint,
-		"AWS_ENDPOINT_URL_STS=" + s.sts,
+		"AWS_ENDPOINT_URL_STS=" + s.sts.url,
 		"AWS_CA_BUNDLE=" + s.id.caFile,
 		"AWS_REGION=" + s.region,
 		"AWS_ACCESS_KEY_ID=" + u.AccessKey,
@@ -290,7 +299,7 @@ func (s *Server) awsConfig(access, secret string) aws.Config {
 		Region:                     s.region,
 		Credentials:                credentials.NewStaticCredentialsProvider(access, secret, ""),
 		HTTPClient:                 s.client,
-		ConfigSources:              []any{endpoints{s3: s.endpoint, sts: s.sts}},
+		ConfigSources:              []any{endpoints{s3: s.endpoint, sts: s.sts.url}},
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,
 		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
 	}

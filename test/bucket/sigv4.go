@@ -13,7 +13,7 @@ import (
 )
 
 // authenticate verifies Signature Version 4 of an STS request, as the S3 gateway does on its side.
-func (r *registry) authenticate(q *http.Request, body []byte, region string) (principal, error) {
+func (r *registry) authenticate(q *http.Request, body []byte, region string, now time.Time) (principal, error) {
 	fields := authorization(q.Header.Get("Authorization"))
 	scope := strings.Split(fields["Credential"], "/")
 	if len(scope) != 5 {
@@ -23,11 +23,11 @@ func (r *registry) authenticate(q *http.Request, body []byte, region string) (pr
 	if scope[2] != region || scope[3] != "sts" || scope[4] != "aws4_request" {
 		return principal{}, stsError{"SignatureDoesNotMatch", "Credential should be scoped to a valid region and service, not '" + scope[2] + "/" + scope[3] + "'.", http.StatusForbidden}
 	}
-	at, err := time.Parse("20060102T150405Z", q.Header.Get("X-Amz-Date"))
+	at, err := time.Parse(amzDate, q.Header.Get("X-Amz-Date"))
 	if err != nil || at.Format("20060102") != date {
 		return principal{}, stsError{"IncompleteSignature", "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP", http.StatusBadRequest}
 	}
-	if time.Since(at).Abs() > 15*time.Minute {
+	if now.Sub(at).Abs() > maxSkew {
 		return principal{}, stsError{"SignatureDoesNotMatch", "Signature expired or not yet current: " + q.Header.Get("X-Amz-Date"), http.StatusForbidden}
 	}
 	secret, err := r.secret(access, q.Header.Get("X-Amz-Security-Token"))

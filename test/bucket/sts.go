@@ -25,8 +25,16 @@ type stsError struct {
 
 func (e stsError) Error() string { return e.code + ": " + e.message }
 
-// serveSTS answers STS: AssumeRole and GetCallerIdentity.
-func (s *Server) serveSTS(w http.ResponseWriter, q *http.Request) {
+// serveSTS answers STS, AssumeRole and GetCallerIdentity, at the time that clock tells.
+func (s *Server) serveSTS(clock func() time.Time) http.HandlerFunc {
+	return func(w http.ResponseWriter, q *http.Request) {
+		now := clock()
+		w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
+		s.respondSTS(w, q, now)
+	}
+}
+
+func (s *Server) respondSTS(w http.ResponseWriter, q *http.Request, now time.Time) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, q.Body, 1<<20))
 	if err != nil {
 		http.Error(w, "body too large", http.StatusRequestEntityTooLarge)
@@ -41,11 +49,11 @@ func (s *Server) serveSTS(w http.ResponseWriter, q *http.Request) {
 		call.Principal, call.SessionPolicy, call.Policy = p.arn, p.sessionPolicy != "", p.sessionPolicy
 	}
 	answer := func() (int, []byte) {
-		p, err := s.iam.authenticate(q, body, s.region)
+		p, err := s.iam.authenticate(q, body, s.region, now)
 		if err != nil {
 			return stsRefusal(err)
 		}
-		return s.answerSTS(p, form)
+		return s.answerSTS(p, form, now)
 	}
 	fault := s.faults.take(call)
 	call.Faulted = fault != nil
@@ -84,12 +92,12 @@ func (s *Server) serveSTS(w http.ResponseWriter, q *http.Request) {
 	w.Write(reply) // the client is gone: nobody to tell
 }
 
-func (s *Server) answerSTS(p principal, form url.Values) (int, []byte) {
+func (s *Server) answerSTS(p principal, form url.Values, now time.Time) (int, []byte) {
 	var result any
 	var err error
 	switch action := form.Get("Action"); action {
 	case "AssumeRole":
-		result, err = s.iam.assumeRole(p, form)
+		result, err = s.iam.assumeRole(p, form, now)
 	case "GetCallerIdentity":
 		result = callerIdentity{UserID: "AIDA" + account(p.arn), Account: account(p.arn), ARN: p.arn, RequestID: requestID}
 	default:
@@ -137,7 +145,7 @@ func invalid(field, value, want string) error {
 }
 
 // assumeRole checks the form, then the right, then the role's limits, and opens a session.
-func (r *registry) assumeRole(caller principal, form url.Values) (any, error) {
+func (r *registry) assumeRole(caller principal, form url.Values, now time.Time) (any, error) {
 	arn, name, external, doc := form.Get("RoleArn"), form.Get("RoleSessionName"), form.Get("ExternalId"), form.Get("Policy")
 	life := time.Hour
 	if v := form.Get("DurationSeconds"); v != "" {
@@ -182,9 +190,9 @@ func (r *registry) assumeRole(caller principal, form url.Values) (any, error) {
 	case life > role.MaxSession:
 		return nil, stsError{"ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.", http.StatusBadRequest}
 	}
-	s, until := r.open(arn, name, doc, life)
+	s, told := r.open(arn, name, doc, life)
 	return assumedRole{
-		AccessKey: s.access, SecretKey: s.secret, Token: s.token, Expiration: until.UTC().Format(time.RFC3339),
+		AccessKey: s.access, SecretKey: s.secret, Token: s.token, Expiration: now.Add(told).UTC().Format(time.RFC3339),
 		ID: "AROA" + account(arn) + ":" + name, ARN: s.arn(), PackedSize: len(doc) * 100 / policy.MaxSessionPolicyBytes, RequestID: requestID,
 	}, nil
 }
