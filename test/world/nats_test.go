@@ -2,6 +2,7 @@ package world_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"testing"
 	"time"
@@ -11,6 +12,81 @@ import (
 
 	"github.com/snapfleet/snapfleet/test/world"
 )
+
+// A server of its own is this program, started once more.
+func init() { world.ServeNATS() }
+
+// TestNATSIsKilled kills the server where it stands: what it has acknowledged is there when it starts again.
+func TestNATSIsKilled(t *testing.T) {
+	t.Parallel()
+	n, err := world.StartNATS(t.TempDir(), world.AsProcess())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Stop()
+	back := make(chan struct{}, 1)
+	nc, err := nats.Connect(n.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s.1", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	n.Kill()
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-back
+	s, err := js.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := s.GetLastMsgForSubject(t.Context(), "s.1"); err != nil || string(msg.Data) != "kept" {
+		t.Errorf("after it was killed: %v, %v", msg, err)
+	}
+}
+
+// TestNATSIsFull: what does not fit is refused, and fits once there is space again.
+func TestNATSIsFull(t *testing.T) {
+	t.Parallel()
+	n, err := world.StartNATS(t.TempDir(), world.WithStorage(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Stop()
+	nc, err := nats.Connect(n.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}})
+	for i := 0; err == nil && i < 100; i++ {
+		_, err = js.Publish(t.Context(), "s.1", make([]byte, 64<<10))
+	}
+	var refusal *jetstream.APIError
+	if !errors.As(err, &refusal) || refusal.ErrorCode != 10023 {
+		t.Fatalf("a full server says %v", err)
+	}
+	if err := s.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s.1", []byte("fits")); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestNATSLives(t *testing.T) {
 	t.Parallel()
