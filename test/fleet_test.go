@@ -60,13 +60,13 @@ type fleet struct {
 }
 
 // newFleet makes a tenant of that name. Its schema is the tenant's name, in a database of its own that load
-// fills.
-func newFleet(t *testing.T, tenant string, load func(ctx context.Context, url string) error) *fleet {
+// fills. The broker is started as the options say.
+func newFleet(t *testing.T, tenant string, load func(ctx context.Context, url string) error, opts ...world.NATSOption) *fleet {
 	t.Helper()
 	ctx := t.Context()
 	f := &fleet{t: t}
 	var err error
-	if f.nats, err = world.StartNATS(t.TempDir()); err != nil {
+	if f.nats, err = world.StartNATS(t.TempDir(), opts...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.nats.Stop)
