@@ -204,13 +204,9 @@ func (c *chaos) disturb(at int) {
 	}
 }
 
-// purge loses a record, unless its job is being given up: who finds no record looks for a manifest, and not for an
-// outcome, so a request that comes again would be delivered after all.
+// purge loses a record.
 func (c *chaos) purge(j *trial) {
 	c.change("the record of "+j.key()+" is lost", func() {
-		if o, over := c.outcomes[j.key()]; over && !o.Kind.OK() || c.recordAt(j.key()).State == failing {
-			return
-		}
 		c.blameless[j.key()] = 1000
 		delete(c.cells, j.key())
 	})

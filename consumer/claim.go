@@ -128,8 +128,8 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		c.routes.report(req.Tenant, unreachable(err) || look.Err() != nil)
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}
-	if manifest == nil {
-		return r, fate{}, true // also when refused: the attempt meets the refusal again, and ends with an outcome
+	if manifest == nil { // or we are not let in: the attempt meets the refusal again, and ends with an outcome
+		return c.unlessEnded(ctx, m, r)
 	}
 	// The bucket is the second witness of a commit. The record was lost; the delivery was not.
 	d, err := witness(a, manifest)
@@ -141,6 +141,20 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: code, Err: err}), false
 	}
 	r.State, r.Delivery, r.AttemptID = committed, d, d.AttemptID
+	return r, fate{}, true
+}
+
+// unlessEnded is firstSight's last question: an outcome is the third witness of a job, and says that its id is used
+// up. There is no second end of a job, so there is no second beginning; the request is kept, for people to see.
+func (c *Consumer) unlessEnded(ctx context.Context, m message, r record) (record, fate, bool) {
+	o, err := c.ledger.Outcome(ctx, r.Request.Tenant, r.Request.Job)
+	switch {
+	case err != nil:
+		return r, c.postpone(fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
+	case o != nil:
+		return r, c.bury(ctx, m, r.Request.Job, contracts.Reject(contracts.JobConflict,
+			"job %s of tenant %s has ended before (%s), and its record is gone: ask again with another job id", o.Job, o.Tenant, o.Kind)), false
+	}
 	return r, fate{}, true
 }
 

@@ -212,6 +212,10 @@ func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.
 	return *stands, nil
 }
 
+func (s streams) Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error) {
+	return outcomeAt(ctx, s.js, tenant, job)
+}
+
 // Endings listens as a plain subscriber: what is published to a stream is heard by whoever listens.
 func (s streams) Endings(ctx context.Context, ended func(string)) error {
 	prefix := strings.TrimSuffix(contracts.OutcomeSubjects, "*.*")

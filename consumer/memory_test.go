@@ -507,6 +507,15 @@ func (n *node) Publish(ctx context.Context, o contracts.Outcome) (contracts.Outc
 	})
 }
 
+func (n *node) Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error) {
+	return call(ctx, n, "get outcome", func() (*contracts.Outcome, error) {
+		if o, ok := n.outcomes[recordKey(tenant, job)]; ok {
+			return &o, nil
+		}
+		return nil, nil
+	})
+}
+
 func (n *node) Endings(ctx context.Context, ended func(string)) error {
 	n.mu.Lock()
 	n.hearers[ctx] = ended

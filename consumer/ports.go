@@ -87,6 +87,8 @@ type cells interface {
 type ledger interface {
 	// Publish writes the outcome unless there is one; it returns the one that stands.
 	Publish(ctx context.Context, o contracts.Outcome) (contracts.Outcome, error)
+	// Outcome reads the one that stands, or nil.
+	Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error)
 	// Endings calls ended, with the record's key, for every outcome that is published from now on until ctx
 	// is done. Some may be missed.
 	Endings(ctx context.Context, ended func(key string)) error

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -469,4 +470,26 @@ func TestDeadlineWhileAPausedWorkerIsAboutToSeal(t *testing.T) {
 	if ends[contracts.Failed] == 0 || ends[contracts.Delivered] == 0 {
 		t.Errorf("the worker was stopped on one side of the seal only: %v", ends)
 	}
+}
+
+func TestEndedJobIsNotBegunAgain(t *testing.T) {
+	// The record of a failed job is lost, and a publisher repeats the request when nothing would refuse it any more.
+	inMemory(t, func(t *testing.T, w *memory) {
+		bad := true
+		w.node("w1").employ(exports{part: time.Second, reject: func(contracts.Attempt) error {
+			if bad {
+				return contracts.Reject(contracts.RoleDenied, "no")
+			}
+			return nil
+		}}, Config{})
+		w.publish(request("job"))
+		within(t, w, time.Hour, "settled", w.settled)
+		bad = false
+		w.change("the record is lost", func() { delete(w.cells, "acme.job") })
+		w.publish(request("job"))
+		within(t, w, time.Hour, "settled", w.settled)
+		if want := []string{"acme.job role_denied", "acme.job job_conflict"}; !slices.Equal(w.dead, want) || w.outcome("job") != contracts.Failed {
+			t.Errorf("outcome %q, dead letters %q", w.outcome("job"), w.dead)
+		}
+	})
 }
