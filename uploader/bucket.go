@@ -82,7 +82,7 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 		}
 	}
 	// Now, so that a role that refuses is named as such and not as a failed request.
-	_, err = try(ctx, cfg, assuming, stsTimeout+time.Second, b.creds.Invalidate, b.creds.Retrieve)
+	_, err = try(ctx, cfg, assuming, stsTimeout+time.Second, b.renew, b.creds.Retrieve)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +109,10 @@ func loopback(u *url.URL) bool {
 
 // send is try for requests to the bucket.
 func send[T any](ctx context.Context, b *bucket, p purpose, request func(context.Context) (T, error)) (T, error) {
-	return try(ctx, b.cfg, p, b.cfg.RequestTimeout, b.creds.Invalidate, request)
+	return try(ctx, b.cfg, p, b.cfg.RequestTimeout, b.renew, request)
 }
+
+func (b *bucket) renew(began time.Time) { b.role.renew(b.creds, began) }
 
 // key is the full name of an object. Every name that is sent to S3 is made here.
 func (b *bucket) key(name string) *string { return aws.String(b.attempt.Prefix() + name) }
@@ -190,7 +192,7 @@ func (b *bucket) complete(ctx context.Context, u contracts.Upload, over string) 
 	}
 	// Some stores copy the parts now.
 	timeout := b.cfg.RequestTimeout + time.Duration(u.Size>>30)*10*time.Second
-	_, err := try(ctx, b.cfg, finishing, timeout, b.creds.Invalidate, func(ctx context.Context) (*s3.CompleteMultipartUploadOutput, error) {
+	_, err := try(ctx, b.cfg, finishing, timeout, b.renew, func(ctx context.Context) (*s3.CompleteMultipartUploadOutput, error) {
 		return b.client.CompleteMultipartUpload(ctx, in)
 	})
 	return err

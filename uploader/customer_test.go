@@ -3,6 +3,7 @@ package uploader
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -35,6 +36,7 @@ type customer struct {
 	role    testbucket.Role
 	attempt contracts.Attempt
 	cfg     Config
+	front   *testbucket.Front // by which it is reached; nil: directly
 }
 
 var customers atomic.Int32
@@ -92,7 +94,12 @@ func newCustomer(t *testing.T) *customer {
 
 func (c *customer) to() *contracts.Destination { return &c.attempt.Tenant.Destination }
 
-func (c *customer) uploader() *Uploader { return New(server.AWSConfig(c.worker), c.cfg) }
+func (c *customer) uploader() *Uploader {
+	if c.front != nil {
+		return New(c.front.AWSConfig(c.worker), c.cfg)
+	}
+	return New(server.AWSConfig(c.worker), c.cfg)
+}
 
 // inject disturbs requests to this customer's bucket, for the length of the test.
 func (c *customer) inject(operation string, f testbucket.Fault) *testbucket.Injected {
@@ -115,6 +122,26 @@ func (c *customer) calls(operations ...string) (found []testbucket.Call) {
 		}
 	}
 	return found
+}
+
+// assumptions are the requests to assume this customer's role.
+func (c *customer) assumptions() (found []testbucket.Call) {
+	for _, call := range server.Calls() {
+		if call.Operation == "AssumeRole" && call.Query.Get("RoleArn") == c.role.ARN {
+			found = append(found, call)
+		}
+	}
+	return found
+}
+
+// sessions is how many sessions were opened on this customer's role.
+func (c *customer) sessions() (n int) {
+	for _, call := range c.assumptions() {
+		if call.Status == http.StatusOK {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *customer) keys() (keys []string) {
@@ -202,6 +229,21 @@ func (c *customer) behaved() {
 		}
 		if got := call.Header.Get("X-Amz-Expected-Bucket-Owner"); got != c.to().Account() {
 			c.t.Errorf("%s expects owner %q", call.Operation, got)
+		}
+	}
+}
+
+// eventually polls, because what is waited for has no event.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within 30s: %s", what)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -28,7 +29,7 @@ type verdict int
 
 const (
 	again verdict = iota // the same request may succeed in a moment
-	renew                // the same request may succeed with fresh credentials, once
+	stale                // the same request may succeed with fresh credentials, once
 	final                // the same request will not succeed
 )
 
@@ -52,17 +53,23 @@ func judge(p purpose, err error) (verdict, error) {
 		return final, err
 	case status == 0 && code == "": // no answer at all: network, timeout, a cut body
 		return again, err
+	case skewed(err): // whatever they call it: to HEAD it is a 403 like any other. The SDK signs by their clock now
+		return again, err
 	case strings.HasPrefix(code, "KMS.") || isDenied(code, status) && strings.Contains(message, "kms:"):
 		return reject(contracts.KMSDenied)
 	}
 
 	switch code {
 	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
-		return renew, err
+		return stale, err
 	case "InvalidToken", "InvalidAccessKeyId", // IAM and STS are eventually consistent
 		"BadRequest": // what an expired token looks like to HEAD, whose answer has no body to say more
 		if p != assuming {
-			return renew, err
+			return stale, err
+		}
+	case "SignatureDoesNotMatch": // something changed it on the way, unless it is our own keys that are wrong
+		if p != assuming {
+			return stale, err
 		}
 	case "NoSuchUpload":
 		return final, errGone
@@ -74,7 +81,8 @@ func judge(p purpose, err error) (verdict, error) {
 		}
 		return reject(contracts.WrongRegion)
 	case "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
-		"RequestLimitExceeded", "RequestTimeTooSkewed", "OperationAborted", "ConditionalRequestConflict", "IncompleteBody":
+		"RequestLimitExceeded", "RequestTimeTooSkewed", "RequestExpired", "OperationAborted", "ConditionalRequestConflict", "IncompleteBody",
+		"XAmzContentSHA256Mismatch": // flipped on the way, even when it finishes: the request, not what it speaks of
 		return again, err
 	case "BadDigest", "XAmzContentChecksumMismatch", "InvalidPart", "InvalidPartOrder", "EntityTooSmall":
 		if p == finishing {
@@ -142,6 +150,24 @@ func (r *refusal) Error() string {
 func isDenied(code string, status int) bool {
 	return code == "AccessDenied" || code == "AllAccessDisabled" || code == "AccountProblem" ||
 		status == http.StatusForbidden && (code == "" || code == "Forbidden")
+}
+
+// maxSkew is how far the time in a signature and the service's clock may be apart, less the rounding.
+const maxSkew = 15*time.Minute - 2*time.Second
+
+// skewed reports whether the request was signed at a time that the service, by the Date of its answer, does not
+// take: our clock is wrong or has jumped, or we slept on a request that was signed.
+func skewed(err error) bool {
+	e, ok := errors.AsType[*smithyhttp.ResponseError](err)
+	if !ok || e.Response == nil || e.Response.Response == nil || e.Response.Request == nil {
+		return false
+	}
+	date, err := http.ParseTime(e.Response.Header.Get("Date"))
+	if err != nil {
+		return false
+	}
+	signed, err := time.Parse("20060102T150405Z", e.Response.Request.Header.Get("X-Amz-Date"))
+	return err == nil && date.Sub(signed).Abs() >= maxSkew
 }
 
 // errorCode is the service's own name for what went wrong; empty when the service did not speak.

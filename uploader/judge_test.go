@@ -27,6 +27,15 @@ func answer(status int, code, message string, header ...string) error {
 	return &smithy.OperationError{ServiceID: "S3", OperationName: "X", Err: err}
 }
 
+// late is an answer to a request that was signed that long before it was answered.
+func late(by time.Duration, status int, code string) error {
+	now := time.Now()
+	err := answer(status, code, "", "Date", now.UTC().Format(http.TimeFormat))
+	e, _ := errors.AsType[*smithyhttp.ResponseError](err)
+	e.Response.Request = &http.Request{Header: http.Header{"X-Amz-Date": {now.Add(-by).UTC().Format("20060102T150405Z")}}}
+	return err
+}
+
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	refusal := contracts.Reject(contracts.RoleDenied, "no")
@@ -46,12 +55,30 @@ func TestJudge(t *testing.T) {
 		{finishing, answer(400, "InvalidPart", ""), final, errGone},
 		{finishing, answer(404, "NoSuchUpload", ""), final, errGone},
 		{finishing, answer(412, "PreconditionFailed", ""), final, errTaken},
+		{finishing, answer(400, "EntityTooSmall", ""), final, errGone},
+		{finishing, answer(400, "InvalidPartOrder", ""), final, errGone},
+		{finishing, answer(409, "OperationAborted", ""), again, nil},
+		{finishing, answer(200, "InternalError", ""), again, nil},
+		{finishing, answer(400, "XAmzContentSHA256Mismatch", ""), again, nil},
 		{writing, answer(412, "PreconditionFailed", ""), final, errTaken},
+		{writing, answer(409, "ConditionalRequestConflict", ""), again, nil},
+		{writing, answer(400, "XAmzContentChecksumMismatch", ""), again, nil},
+		{writing, answer(400, "RequestTimeout", ""), again, nil},
+		{writing, answer(507, "XMinioStorageFull", ""), again, nil},
+		{writing, answer(404, "NoSuchUpload", ""), final, errGone},
 		{writing, answer(404, "NotFound", ""), final, errAbsent},
 		{writing, answer(404, "NoSuchKey", ""), final, errAbsent},
-		{writing, answer(400, "ExpiredToken", ""), renew, nil},
-		{writing, answer(400, "InvalidToken", ""), renew, nil},
-		{writing, answer(400, "BadRequest", "Bad Request"), renew, nil},
+		{writing, answer(400, "ExpiredToken", ""), stale, nil},
+		{writing, answer(400, "InvalidToken", ""), stale, nil},
+		{writing, answer(400, "BadRequest", "Bad Request"), stale, nil},
+		{writing, answer(403, "SignatureDoesNotMatch", ""), stale, nil},
+		{assuming, answer(403, "SignatureDoesNotMatch", ""), final, nil}, // our own keys
+		{assuming, late(16*time.Minute, 403, "SignatureDoesNotMatch"), again, nil},
+		{writing, late(16*time.Minute, 403, "RequestTimeTooSkewed"), again, nil},
+		{writing, late(-3*time.Hour, 403, "Forbidden"), again, nil}, // to HEAD
+		{writing, late(3*time.Hour, 400, "RequestExpired"), again, nil},
+		{writing, late(5*time.Minute, 403, "Forbidden"), final, contracts.WriteDenied},
+		{writing, answer(403, "RequestTimeTooSkewed", ""), again, nil},
 		{assuming, answer(403, "AccessDenied", ""), final, contracts.RoleDenied},
 		{assuming, answer(403, "InvalidClientTokenId", ""), final, nil}, // our own keys: no customer can mend it
 		{assuming, answer(400, "ValidationError", ""), final, nil},
@@ -137,7 +164,7 @@ func TestTry(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		n, renewed := 0, 0
-		_, err := try(t.Context(), cfg, writing, time.Minute, func() { renewed++ }, func(context.Context) (int, error) {
+		_, err := try(t.Context(), cfg, writing, time.Minute, func(time.Time) { renewed++ }, func(context.Context) (int, error) {
 			n++
 			return 0, answer(400, "ExpiredToken", "")
 		})

@@ -10,11 +10,12 @@ import (
 
 // try sends one request until it succeeds, cannot succeed, or cfg.RetryFor is over. This is the one place
 // where a request is repeated: the SDK's own retryer is off. Each try has a time limit, and the wait
-// between two tries doubles, with jitter. renewed is called when the credentials have to be fetched anew.
+// between two tries doubles, with jitter. renew is called when the credentials have to be fetched anew, with the
+// time at which the request that they did not open was begun.
 //
 // request must be safe to repeat when its answer was lost. Errors are what [judge] made of them; when ctx
 // ends, its cause.
-func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duration, renewed func(), request func(context.Context) (T, error)) (T, error) {
+func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duration, renew func(time.Time), request func(context.Context) (T, error)) (T, error) {
 	wait := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(cfg.RetryFirst),
 		backoff.WithMaxInterval(cfg.RetryMost),
@@ -24,15 +25,16 @@ func try[T any](ctx context.Context, cfg Config, p purpose, timeout time.Duratio
 	fresh, last := false, final
 	out, err := backoff.RetryWithData(func() (T, error) {
 		for {
+			began := time.Now()
 			out, err := once(ctx, timeout, request)
 			if err == nil {
 				return out, nil
 			}
 			v, err := judge(p, err)
 			last = v
-			if v == renew && !fresh && ctx.Err() == nil {
+			if v == stale && !fresh && ctx.Err() == nil {
 				fresh = true
-				renewed()
+				renew(began)
 				continue
 			}
 			if v != again {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -40,6 +41,7 @@ type role struct {
 	input   sts.AssumeRoleInput
 
 	mu      sync.Mutex
+	opened  time.Time // when the newest session was asked for
 	expires time.Time // of the newest session
 }
 
@@ -74,6 +76,7 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 	// The attempt's context, because the cache shares one call among requests and detaches theirs.
 	ctx, cancel := context.WithTimeout(r.attempt, stsTimeout)
 	defer cancel()
+	now := time.Now()
 	out, err := r.client.AssumeRole(ctx, &r.input)
 	if err != nil {
 		if v, judged := judge(assuming, err); v == final {
@@ -85,12 +88,16 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 	if c == nil || c.AccessKeyId == nil || c.SecretAccessKey == nil || c.SessionToken == nil || c.Expiration == nil {
 		return aws.Credentials{}, fmt.Errorf("assume %s: STS gave no credentials", *r.input.RoleArn)
 	}
+	until := *c.Expiration
+	if theirs, ok := awsmiddleware.GetServerTime(out.ResultMetadata); ok {
+		until = now.Add(until.Sub(theirs)) // by our clock: theirs may be hours away
+	}
 	r.mu.Lock()
-	r.expires = *c.Expiration
+	r.opened, r.expires = now, until
 	r.mu.Unlock()
 	return aws.Credentials{
 		AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken,
-		Source: "snapfleet.AssumeRole", CanExpire: true, Expires: *c.Expiration,
+		Source: "snapfleet.AssumeRole", CanExpire: true, Expires: until,
 	}, nil
 }
 
@@ -115,6 +122,16 @@ func (r *role) HandleFailToRefresh(_ context.Context, old aws.Credentials, err e
 func (r *role) AdjustExpiresBy(c aws.Credentials, by time.Duration) (aws.Credentials, error) {
 	c.Expires = c.Expires.Add(max(by, -time.Until(c.Expires)/4))
 	return c, nil
+}
+
+// renew throws credentials away with which a request was refused that began at that time: not those of a session
+// that another request has opened since, for the same reason.
+func (r *role) renew(cache *aws.CredentialsCache, began time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.opened.After(began) {
+		cache.Invalidate()
+	}
 }
 
 // cached puts the role behind a cache that refreshes it in time.

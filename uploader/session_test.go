@@ -80,3 +80,81 @@ func TestTrustRevokedUnderWay(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Parts that were under way when the session ended are sent again with one new session for all of them.
+func TestOneSessionReplacesAnother(t *testing.T) {
+	c := newCustomer(t)
+	c.cfg.Buffers = 5
+	d, err := c.uploader().Begin(t.Context(), c.attempt, &journal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	held := c.inject("UploadPart", testbucket.Fault{Match: volumes, Times: 4, Hold: hold})
+	done := make(chan error, 1)
+	list, files := attachments(21 * mib)
+	go func() { done <- d.Write(t.Context(), files) }()
+	eventually(t, "four parts under way", func() bool { return held.Hits() == 4 })
+	before := c.sessions()
+	server.ExpireSessions()
+	close(hold)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := c.sessions() - before; n != 1 {
+		t.Errorf("%d sessions were opened, want 1", n)
+	}
+	sent := map[int]bool{}
+	for _, call := range c.calls("UploadPart") {
+		if volumes(call) && call.Status == http.StatusOK {
+			sent[call.Part] = true
+		}
+	}
+	if len(sent) != 5 {
+		t.Errorf("%d of 5 parts were sent", len(sent))
+	}
+	_, none := tables()
+	if err := d.Write(t.Context(), none); err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Receipt(contracts.Manifest{Attachments: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
+}
+
+// A customer who changes the trust policy between the last part and the commit is told so, and finds the delivery
+// whole once it is mended.
+func TestTrustRevokedBeforeTheCommit(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	r := c.prepare()
+	for what, bend := range map[contracts.Code]func(*testbucket.Role){
+		contracts.RoleDenied:  func(r *testbucket.Role) { r.Trust = trust("arn:aws:iam::333333333333:root", "") },
+		contracts.WriteDenied: func(r *testbucket.Role) { r.Policy = permissions(c.to().Bucket, "s3:PutObject", "s3:GetObject") },
+	} {
+		bent := c.role
+		bend(&bent)
+		if err := server.SetRole(bent); err != nil {
+			t.Fatal(err)
+		}
+		err := c.uploader().Commit(t.Context(), c.attempt, r)
+		if j, ok := contracts.AsRejection(err); !ok || j.Code != what {
+			t.Fatalf("%v, want %s", err, what)
+		}
+		if keys := c.keys(); len(keys) != 0 {
+			t.Fatalf("visible: %q", keys)
+		}
+	}
+	if err := server.SetRole(c.role); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
+}

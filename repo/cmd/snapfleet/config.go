@@ -1,0 +1,300 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/snapfleet/snapfleet/consumer"
+	"github.com/snapfleet/snapfleet/contracts"
+	"github.com/snapfleet/snapfleet/exporter"
+)
+
+// This file is the only one that reads flags and the environment. Every flag --some-name is also the
+// variable SNAPFLEET_SOME_NAME; the flag wins. PG*, AWS_* and OTEL_* are read by pgx, the AWS SDK and
+// the OpenTelemetry SDK, which own them.
+
+// envPrefix begins the name of every variable of ours.
+const envPrefix = "SNAPFLEET"
+
+// cli is the whole command line.
+type cli struct {
+	Worker workerCmd `cmd:"" group:"fleet" help:"Take snapshot requests and deliver them."`
+	Setup  setupCmd  `cmd:"" group:"fleet" help:"Create the streams and buckets that the fleet lives on."`
+	Tenant tenantCmd `cmd:"" group:"operator" help:"Keep the registry of tenants: whose data, and which bucket."`
+
+	Submit submitCmd `cmd:"" group:"operator" help:"Ask for a snapshot of a tenant."`
+	Status statusCmd `cmd:"" group:"operator" help:"Show how jobs are doing."`
+	Cancel cancelCmd `cmd:"" group:"operator" help:"Stop a job that is not yet past its point of no return."`
+
+	Export exportCmd `cmd:"" group:"local" help:"Write a snapshot of a schema into a local folder: no NATS, no S3."`
+	Verify verifyCmd `cmd:"" group:"local" help:"Read a delivery back and prove it against its manifest."`
+
+	Completion completionCmd `cmd:"" group:"other" help:"Print the code that makes a shell complete snapfleet's commands."`
+	Version    versionCmd    `cmd:"" group:"other" help:"Print the version."`
+
+	ConfigTable configTableCmd `cmd:"" hidden:"" help:"Print the worker's configuration as a table in Markdown."`
+}
+
+// natsFlags say where NATS is and who we are there.
+type natsFlags struct {
+	NATSURL   string `name:"nats-url" group:"nats" default:"${nats_url}" placeholder:"URL" help:"NATS servers, separated by commas."`
+	NATSCreds string `name:"nats-creds" group:"nats" type:"path" placeholder:"FILE" help:"Credentials file (JWT and seed) to log in to NATS with."`
+	NATSCA    string `name:"nats-ca" group:"nats" type:"path" placeholder:"FILE" help:"PEM file with the authority that signed the NATS servers' certificates. Default: the system's authorities."`
+}
+
+// connect dials NATS once: an operator's verb that cannot reach it says so at once, and a worker is
+// started again by whoever supervises it.
+func (f natsFlags) connect(name string) (*nats.Conn, error) {
+	opts := []nats.Option{nats.Name("snapfleet " + name)}
+	if f.NATSCreds != "" {
+		opts = append(opts, nats.UserCredentials(f.NATSCreds))
+	}
+	if f.NATSCA != "" {
+		opts = append(opts, nats.RootCAs(f.NATSCA), nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12}))
+	}
+	nc, err := consumer.Connect(f.NATSURL, opts...)
+	if err != nil {
+		return nil, explain(exitUnreachable, fmt.Errorf("%s: %w", redact(f.NATSURL), err),
+			"no NATS server listens there, or it refuses these credentials",
+			"check --nats-url (SNAPFLEET_NATS_URL), --nats-creds and --nats-ca")
+	}
+	return nc, nil
+}
+
+// jetStream dials, too.
+func (f natsFlags) jetStream(name string) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := f.connect(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return nc, js, nil
+}
+
+// notSetUp explains what is missing on a server that nobody has set up.
+func notSetUp(err error) error {
+	for _, missing := range []error{jetstream.ErrBucketNotFound, jetstream.ErrStreamNotFound, jetstream.ErrConsumerNotFound} {
+		if errors.Is(err, missing) {
+			return explain(0, err, "this NATS account holds nothing of snapfleet, or not all of it", "run `snapfleet setup`, or check --nats-url and --nats-creds")
+		}
+	}
+	return err
+}
+
+// databaseFlags say which PostgreSQL is read.
+type databaseFlags struct {
+	DatabaseURL string `name:"database-url" group:"postgres" placeholder:"URL" help:"PostgreSQL to read: a postgres:// URL or libpq's key=value string. What it leaves out comes from the PG* variables (PGHOST, PGUSER, PGPASSWORD, PGSSLMODE ...) and ~/.pgpass. Prefer the variable to the flag: other users of the machine can read command lines."`
+}
+
+// config parses the URL. The error never holds it.
+func (f databaseFlags) config() (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(f.DatabaseURL)
+	if err == nil {
+		return cfg, nil
+	}
+	why := err
+	if parse, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+		why = parse.Unwrap() // its own text quotes the connection string
+	}
+	if why == nil {
+		why = errors.New("not a postgres:// URL or a key=value string")
+	}
+	return nil, explain(exitUsage, fmt.Errorf("--database-url or the PG* variables: %s", redact(why.Error())),
+		"the connection string cannot be parsed",
+		"write it as postgres://user:password@host:5432/database?sslmode=verify-full")
+}
+
+// readFlags are how a database is read. They are [exporter.Config], field by field.
+type readFlags struct {
+	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant."`
+	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database with, as far as its workers are told the same. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
+	ChunkSize        byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
+	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by some 5 %, with 6 the time doubles."`
+	LockTimeout      time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
+
+	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
+	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix stands for the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
+	AttachmentsRegion string       `group:"attachments" placeholder:"REGION" help:"Region of these buckets. Default: AWS_REGION."`
+	AttachmentsFetch  int          `group:"attachments" default:"8" help:"Attachments that are fetched at once."`
+}
+
+func (f readFlags) config() (exporter.Config, error) {
+	c := exporter.Config{
+		Connections: f.Connections, FleetConnections: f.FleetConnections, ChunkBytes: int64(f.ChunkSize), Level: f.Level, LockTimeout: f.LockTimeout,
+		Attachments: exporter.Attachments{Query: f.AttachmentsQuery, Fetch: f.AttachmentsFetch},
+	}
+	if c.ChunkBytes == 0 {
+		c.ChunkBytes = -1 // whole tables
+	}
+	if c.FleetConnections == 0 {
+		c.FleetConnections = -1 // no bound
+	}
+	for _, s := range f.AttachmentsSource {
+		c.Attachments.Sources = append(c.Attachments.Sources, exporter.Source(s))
+	}
+	if err := c.Validate(); err != nil {
+		return c, usagef("%w", err)
+	}
+	return c, nil
+}
+
+// sourceFlag is BUCKET=PREFIX/.
+type sourceFlag exporter.Source
+
+// UnmarshalText splits at the first "=", which no bucket's name has.
+func (s *sourceFlag) UnmarshalText(text []byte) error {
+	bucket, prefix, ok := strings.Cut(string(text), "=")
+	if !ok {
+		return fmt.Errorf("%q is not BUCKET=PREFIX/", text)
+	}
+	*s = sourceFlag{Bucket: bucket, Prefix: prefix}
+	return nil
+}
+
+// writeFlags are how volumes are cut into parts. They are [uploader.Config], as far as it is everybody's.
+type writeFlags struct {
+	PartSize byteSize `group:"s3" default:"16MiB" help:"Size of an S3 part, a multiple of 512 bytes, at least 5MiB for AWS. A volume has at most --max-parts of them."`
+	Buffers  int      `group:"s3" default:"5" help:"Parts that one job holds in memory, at least 3. A worker's memory is about slots x buffers x part size."`
+}
+
+// workerCmd is the worker's configuration: this struct is its manual.
+type workerCmd struct {
+	Name      string        `group:"work" placeholder:"NAME" help:"This worker's name in records and logs. Default: the host's name."`
+	Slots     int           `group:"work" default:"2" help:"Jobs that are worked on at once."`
+	PerTenant int           `group:"work" default:"2" help:"Jobs of one tenant that the whole fleet works on at once, more or less. One tenant never has a worker's last free slot."`
+	Grace     time.Duration `group:"work" default:"10m" help:"How long jobs under way may go on after SIGTERM, before they are given back to the queue. Whatever stops the process must allow a little more."`
+	Attempts  int           `group:"work" default:"8" help:"How often a job may end in an error before it is given up."`
+	Crashes   int           `group:"work" default:"20" help:"How often a worker may go silent over one job before it is given up."`
+	Deadline  time.Duration `group:"work" default:"72h" help:"Time after which a job is given up, counted from its first attempt."`
+	MaxAge    time.Duration `group:"work" default:"168h" help:"Age at which a request that nobody has begun is refused."`
+	Stall     time.Duration `group:"work" default:"10m" help:"Time without a single byte of progress after which an attempt is ended."`
+
+	RetryBase time.Duration `group:"work" default:"30s" help:"Bound of the random delay before the first retry, doubled for each one after it."`
+	RetryMax  time.Duration `group:"work" default:"1h" help:"Most that this bound grows to."`
+
+	Heartbeat  time.Duration `group:"lease" default:"10s" help:"How often a worker renews its hold on a job. Twice this must be less than --fence."`
+	Fence      time.Duration `group:"lease" default:"30s" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
+	Observe    time.Duration `group:"lease" default:"1m" help:"How long a job's record must stand still before another worker takes over. No more than the queue's ack wait."`
+	SweepEvery time.Duration `group:"lease" default:"5m" help:"How often the fleet looks for uploads that ended jobs have left behind."`
+	SweepAfter time.Duration `group:"lease" default:"15m" help:"How long after its end a job is looked after for the first time."`
+	SweepAgain time.Duration `group:"lease" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
+
+	databaseFlags
+	readFlags
+	writeFlags
+	MaxParts        int           `group:"s3" default:"10000" help:"Parts that the store takes for one object."`
+	AllowEndpoint   []string      `group:"s3" sep:"," placeholder:"URL" help:"S3 endpoint other than AWS that a tenant's record may name, exactly as it names it."`
+	NoChecksum      bool          `group:"s3" help:"Leave CRC64NVME out of requests, for stores that do not know it."`
+	SessionDuration time.Duration `group:"s3" default:"1h" help:"How long assumed credentials live. They are refreshed in time. Not more than 1h when the worker's own credentials are a role's."`
+	TrustCheck      time.Duration `group:"s3" default:"24h" help:"How often a customer's role is asked to let us in without its external ID, which it must refuse. Negative: never."`
+
+	natsFlags
+	logFlags
+	Listen string `group:"observe" default:":8080" placeholder:"ADDRESS" help:"Address of /metrics, /healthz and /readyz. Empty: none."`
+}
+
+// logFlags say what a worker writes to stderr.
+type logFlags struct {
+	LogLevel  string `group:"observe" default:"info" enum:"debug,info,warn,error" help:"Least serious event that is logged."`
+	LogFormat string `group:"observe" default:"auto" enum:"auto,json,text" help:"How events are written: json for machines, text for people, auto chooses text on a terminal."`
+}
+
+// byteSize is a number of bytes, written 64MiB, 1.5GB or 67108864.
+type byteSize int64
+
+// UnmarshalText reads what people write.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	n, err := humanize.ParseBytes(string(text))
+	if err != nil || n > 1<<62 {
+		return fmt.Errorf("%q is not a size such as 64MiB or 50GiB", text)
+	}
+	*b = byteSize(n)
+	return nil
+}
+
+// checkNames refuses names that cannot exist before anything is asked over the network. An empty job is
+// no job given.
+func checkNames(tenant, job string) error {
+	if !contracts.ValidTenant(tenant) {
+		return usagef("tenant %.80q is not 1 to 63 of A-Z a-z 0-9 _ -, starting with a letter or digit", tenant)
+	}
+	if job != "" && !contracts.ValidJob(job) {
+		return usagef("job %.80q is not 1 to 64 of A-Z a-z 0-9 _ -", job)
+	}
+	return nil
+}
+
+// tracesWanted reports whether the environment names a place for traces. Without one nothing is sent:
+// the SDK's own default would be a collector on localhost that hardly anybody runs.
+func tracesWanted() bool {
+	for _, name := range []string{"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
+		if os.Getenv(name) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// colorsWanted honours no-color.org and terminals that cannot.
+func colorsWanted() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }
+
+// version is set by the linker (-X main.version=1.2.3); without that it is what Go knows of the build.
+var version = ""
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return strings.TrimPrefix(v, "v")
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "0.0.0-" + s.Value[:12]
+		}
+	}
+	return "0.0.0"
+}
+
+// kongOptions are what parsing, help and completion share.
+func kongOptions() []kong.Option {
+	return []kong.Option{
+		kong.Name("snapfleet"),
+		kong.Description("Deliver a tenant's PostgreSQL data and attachments into the tenant's own S3 bucket."),
+		kong.Vars{"nats_url": nats.DefaultURL},
+		kong.DefaultEnvars(envPrefix),
+		kong.UsageOnError(),
+		kong.ExplicitGroups([]kong.Group{
+			{Key: "fleet", Title: "The fleet"},
+			{Key: "operator", Title: "Operating it"},
+			{Key: "local", Title: "Without the fleet"},
+			{Key: "other", Title: "More"},
+			{Key: "work", Title: "Work"},
+			{Key: "lease", Title: "Leases"},
+			{Key: "postgres", Title: "PostgreSQL"},
+			{Key: "attachments", Title: "Attachments"},
+			{Key: "s3", Title: "S3"},
+			{Key: "nats", Title: "NATS"},
+			{Key: "observe", Title: "Observing"},
+		}),
+	}
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"golang.org/x/term"
+)
+
+// console is where a verb talks to the person, or the program, that called it. Results go to out,
+// everything that only accompanies them (progress, hints, errors) to err.
+type console struct {
+	in       io.Reader
+	out, err io.Writer
+	inTTY    bool // a person can be asked
+	outTTY   bool
+	errTTY   bool
+	colors   bool
+	width    int // columns to write in
+}
+
+const (
+	plainWidth  = 100 // of a file or a pipe
+	widestWidth = 110 // longer lines are hard to read, however wide the screen is
+)
+
+func newConsole(in, out, err *os.File) *console {
+	c := &console{
+		in: in, out: out, err: err, width: plainWidth,
+		inTTY: isTerminal(in), outTTY: isTerminal(out), errTTY: isTerminal(err),
+	}
+	for _, f := range []*os.File{out, err} {
+		if w, _, e := term.GetSize(int(f.Fd())); e == nil && w > 20 {
+			c.width = min(w, widestWidth)
+			break
+		}
+	}
+	c.colors = c.outTTY && colorsWanted()
+	if !colorsWanted() {
+		text.DisableColors()
+	}
+	return c
+}
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// bold, faint and the colours are for out only, and nothing at all when it is no terminal.
+func (c *console) bold(s string) string  { return c.paint(s, text.Bold) }
+func (c *console) faint(s string) string { return c.paint(s, text.Faint) }
+
+func (c *console) paint(s string, colors ...text.Color) string {
+	if !c.colors || s == "" {
+		return s
+	}
+	return text.Colors(colors).Sprint(s)
+}
+
+// table prints rows below a header. A pipe gets the same columns without a colour.
+func (c *console) table(header table.Row, rows []table.Row, columns ...table.ColumnConfig) {
+	t := table.NewWriter()
+	t.SetOutputMirror(c.out)
+	t.SetStyle(c.style())
+	t.SetColumnConfigs(columns)
+	t.AppendHeader(header)
+	t.AppendRows(rows)
+	t.Render()
+}
+
+// facts prints pairs of a name and a value, one a line; a pair without a value is left out.
+func (c *console) facts(pairs ...[2]string) {
+	widest := 0
+	for _, p := range pairs {
+		if p[1] != "" {
+			widest = max(widest, len(p[0]))
+		}
+	}
+	for _, p := range pairs {
+		if p[1] == "" {
+			continue
+		}
+		lead := p[0] + strings.Repeat(" ", widest-len(p[0])+2)
+		body := strings.ReplaceAll(wrap(p[1], c.width-len(lead)), "\n", "\n"+strings.Repeat(" ", len(lead)))
+		io.WriteString(c.out, c.faint(lead)+body+"\n")
+	}
+}
+
+// style is a table of columns without boxes: it reads well, and `cut` and `awk` can take it apart.
+func (c *console) style() table.Style {
+	s := table.StyleDefault
+	s.Options = table.OptionsNoBordersAndSeparators
+	s.Box.PaddingLeft, s.Box.PaddingRight = "", "   "
+	s.Format.Header = text.FormatUpper
+	if c.colors {
+		s.Color.Header = text.Colors{text.Faint}
+	}
+	return s
+}
+
+// json prints v as one line, or indented for a person.
+func (c *console) json(v any, indent bool) error {
+	e := json.NewEncoder(c.out)
+	e.SetEscapeHTML(false)
+	if indent {
+		e.SetIndent("", "  ")
+	}
+	return e.Encode(v)
+}
+
+// wrap breaks s between words so that no line is longer than width, where words allow.
+func wrap(s string, width int) string {
+	if width < 20 {
+		width = 20
+	}
+	var b strings.Builder
+	for n, paragraph := range strings.Split(s, "\n") {
+		if n > 0 {
+			b.WriteByte('\n')
+		}
+		column := 0
+		for _, word := range strings.Fields(paragraph) {
+			w := text.StringWidthWithoutEscSequences(word)
+			switch {
+			case column == 0:
+			case column+1+w > width:
+				b.WriteByte('\n')
+				column = 0
+			default:
+				b.WriteByte(' ')
+				column++
+			}
+			b.WriteString(word)
+			column += w
+		}
+	}
+	return b.String()
+}
+
+// size writes bytes for people: 1.2 GiB.
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// count writes a number for people: 1,234,567.
+func count[T ~int | ~int64](n T) string { return humanize.Comma(int64(n)) }
+
+// plural writes a number of things: 1 table, 2 tables.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return count(n) + " " + thing + "s"
+}
+
+// when writes an instant as everybody in the fleet's time zones can compare it.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+// took writes a duration to the second, or finer when it is short.
+func took(d time.Duration) string {
+	switch {
+	case d >= time.Minute:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	default:
+		return d.Round(time.Millisecond).String()
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/snapfleet/snapfleet/consumer"
+	"github.com/snapfleet/snapfleet/contracts"
+	"github.com/snapfleet/snapfleet/exporter"
+	"github.com/snapfleet/snapfleet/uploader"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// deliver is [consumer.Work] over an exporter and an uploader.
+type deliver struct {
+	exporter *exporter.Exporter
+	uploader *uploader.Uploader
+}
+
+// Prepare tells the whole story of one request, up to the point where everything is durable and nothing is
+// visible.
+func (d *deliver) Prepare(ctx context.Context, a contracts.Attempt, j consumer.Journal) (r contracts.Receipt, err error) {
+	delivery, err := d.uploader.Begin(ctx, a, j) // a refusal here costs the database nothing
+	if err != nil {
+		return r, err
+	}
+	j.Progress(func(p *contracts.Progress) { p.Phase = contracts.Opening })
+	snapshot, err := d.exporter.Open(ctx, a)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	// From here on every table, and the list of attachments, is read as of one instant.
+	j.Progress(expect(snapshot))
+	if a.Request.Wants(contracts.Tables) {
+		if err := write(ctx, delivery, snapshot.Tables(), contracts.WritingTables, j); err != nil {
+			return r, err
+		}
+	}
+	if err := snapshot.Release(ctx); err != nil {
+		return r, err
+	}
+	// From here on the database is free of us.
+	if a.Request.Wants(contracts.Attachments) {
+		files, err := snapshot.Attachments(ctx)
+		if err != nil {
+			return r, err
+		}
+		if err := write(ctx, delivery, files, contracts.WritingAttachment, j); err != nil {
+			return r, err
+		}
+	}
+	return delivery.Receipt(manifest(ctx, snapshot.Contents()))
+}
+
+// write delivers one archive, and reports what is to be expected of it.
+func write(ctx context.Context, to *uploader.Delivery, archive contracts.Archive, phase contracts.Phase, j consumer.Journal) error {
+	j.Progress(func(p *contracts.Progress) { p.Phase, p.Current, p.BytesTotal = phase, "", p.Bytes+archive.Bytes })
+	if err := to.Write(ctx, archive); err != nil {
+		return err
+	}
+	j.Progress(func(p *contracts.Progress) { p.Current, p.BytesTotal = "", p.Bytes }) // no longer an estimate
+	return nil
+}
+
+// expect reports how much there is to do.
+func expect(s *exporter.Snapshot) func(*contracts.Progress) {
+	tables, files := s.Totals()
+	return func(p *contracts.Progress) { p.TablesTotal, p.FilesTotal = tables, files }
+}
+
+// manifest is what the reading side knows; the uploader adds what it wrote.
+func manifest(ctx context.Context, c contracts.Contents) contracts.Manifest {
+	m := contracts.Manifest{
+		Snapshot: c.Snapshot, Tables: c.Tables, Attachments: c.Attachments, Gaps: c.Gaps, Excluded: c.Excluded,
+		Producer: contracts.Producer{Name: "snapfleet", Version: buildVersion()},
+	}
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		m.TraceID = span.TraceID().String()
+	}
+	return m
+}
+
+// Complete makes the receipt's volumes visible.
+func (d *deliver) Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	return orLost(d.uploader.Complete(ctx, a, r))
+}
+
+// Seal verifies them, and writes the manifest.
+func (d *deliver) Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	return orLost(d.uploader.Seal(ctx, a, r))
+}
+
+func orLost(err error) error {
+	if errors.Is(err, uploader.ErrUploadLost) {
+		return lost{err}
+	}
+	return err
+}
+
+// lost tells the consumer, which does not know the uploader, that this receipt can never be committed.
+type lost struct{ error }
+
+func (l lost) Unwrap() error    { return l.error }
+func (l lost) LostUpload() bool { return true }
+
+// Abort leaves no upload of the job behind.
+func (d *deliver) Abort(ctx context.Context, a contracts.Attempt, uploads []contracts.Upload) error {
+	return d.uploader.Abort(ctx, a, uploads)
+}
+
+// Delivered returns the manifest that stands in the customer's bucket, or nil.
+func (d *deliver) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
+	return d.uploader.Delivered(ctx, a)
+}

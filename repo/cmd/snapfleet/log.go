@@ -1,0 +1,33 @@
+package main
+
+import (
+	"io"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// logger writes events to w: JSON for collectors, text for people. An event with a context in it carries
+// that context's trace id, so that the log and the trace of a job find each other. Durations are in seconds.
+func (f logFlags) logger(w io.Writer, terminal bool) zerolog.Logger {
+	level, err := zerolog.ParseLevel(f.LogLevel)
+	if err != nil { // the flag is an enum
+		level = zerolog.InfoLevel
+	}
+	if f.LogFormat == "text" || f.LogFormat == "auto" && terminal {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !terminal || !colorsWanted()}
+	}
+	zerolog.DurationFieldUnit = time.Second
+	return zerolog.New(w).Level(level).Hook(traceHook{}).With().Timestamp().Logger()
+}
+
+// traceHook adds trace_id and span_id to events that know their context.
+type traceHook struct{}
+
+// Run implements zerolog.Hook.
+func (traceHook) Run(e *zerolog.Event, _ zerolog.Level, _ string) {
+	if span := trace.SpanContextFromContext(e.GetCtx()); span.IsValid() {
+		e.Str("trace_id", span.TraceID().String()).Str("span_id", span.SpanID().String())
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/snapfleet/snapfleet/consumer"
+	"github.com/snapfleet/snapfleet/contracts"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+)
+
+type submitCmd struct {
+	Tenant string         `arg:"" help:"Name of the tenant."`
+	Job    string         `placeholder:"ID" help:"Id of the job, and its folder in the bucket: 1 to 64 of A-Z a-z 0-9 _ -. Default: the present second in UTC, as 2026-03-31-143022."`
+	Only   contracts.Kind `enum:"tables,attachments," default:"" help:"Deliver only the tables, or only the attachments."`
+	Wait   bool           `short:"w" help:"Show the job's progress and wait for its end."`
+
+	natsFlags
+}
+
+func (submitCmd) manual() page {
+	return page{
+		about: `
+Publishes a snapshot request, and prints the id of the job on standard output. From then on the request is kept by
+JetStream until a worker has delivered it or said why it cannot be.
+
+The id makes the request safe to repeat: the same id with the same content is the same wish and is delivered once;
+the same id with other content is refused.
+
+With --wait the progress goes to standard error, and the exit status is 0 only when the customer has the data.
+Interrupting the wait does not stop the job; "snapfleet cancel" does.`,
+		examples: []example{
+			{"Ask and go on.", "job=$(snapfleet submit acme)"},
+			{"Ask, watch, and know how it ended.", "snapfleet submit acme --job=before-migration --wait && ./migrate"},
+		},
+		env:   [][2]string{envOTEL},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitJobFailed, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run publishes the request.
+func (s *submitCmd) Run(ctx context.Context, c *console) error {
+	request := contracts.Request{
+		Version: contracts.RequestVersion, Tenant: s.Tenant, Job: s.Job, Only: s.Only,
+		RequestedAt: time.Now().UTC().Truncate(time.Millisecond),
+	}
+	if request.Job == "" {
+		request.Job = request.RequestedAt.Format(contracts.JobLayout)
+	}
+	if err := request.Validate(); err != nil {
+		return err
+	}
+	nc, js, err := s.jetStream("submit")
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	tenants, err := consumer.OpenRegistry(ctx, js)
+	if err != nil {
+		return notSetUp(err)
+	}
+	if _, err := tenants.Get(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
+		return err
+	}
+	jobs, err := consumer.OpenJobs(ctx, js)
+	if err != nil {
+		return notSetUp(err)
+	}
+	if err := s.publish(ctx, c, jobs, request); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, request.Job)
+	if !s.Wait {
+		return nil
+	}
+	status, err := c.follow(ctx, c.err, c.errTTY, jobs, request.Tenant, request.Job)
+	if err != nil {
+		if ctx.Err() != nil {
+			fmt.Fprintf(c.err, "The job goes on. See: snapfleet status %s %s --watch\n", request.Tenant, request.Job)
+		}
+		return err
+	}
+	return c.conclude(c.err, status)
+}
+
+// publish starts the trace that follows the job to its end: its root span is ours.
+func (s *submitCmd) publish(ctx context.Context, c *console, jobs *consumer.Jobs, request contracts.Request) (err error) {
+	t, err := startTraces(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if flush := t.close(); flush != nil { // the request is published: that counts
+			fmt.Fprintf(c.err, "snapfleet: %s\n", redact(flush.Error()))
+		}
+	}()
+	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, "submit "+contracts.RequestSubjects,
+		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+			attribute.String("messaging.system", "nats"),
+			attribute.String("messaging.operation.type", "send"),
+			attribute.String("messaging.destination.name", contracts.RequestSubject(request.Tenant)),
+			attribute.String("snapfleet.tenant", request.Tenant),
+			attribute.String("snapfleet.job", request.Job)))
+	defer func() {
+		if err != nil {
+			span.SetStatus(codes.Error, redact(err.Error()))
+		}
+		span.End()
+	}()
+	header := contracts.Header{}
+	otel.GetTextMapPropagator().Inject(ctx, header)
+	repeated, err := jobs.Submit(ctx, request, header)
+	if err != nil {
+		return fmt.Errorf("submit job %s/%s: %w", request.Tenant, request.Job, err)
+	}
+	if repeated {
+		fmt.Fprintf(c.err, "Job %s/%s was asked for before: nothing new is published.\n", request.Tenant, request.Job)
+	}
+	return nil
+}
+
+// openJobs connects; done disconnects.
+func openJobs(ctx context.Context, f natsFlags, verb string) (j *consumer.Jobs, done func(), err error) {
+	nc, js, err := f.jetStream(verb)
+	if err != nil {
+		return nil, nil, err
+	}
+	if j, err = consumer.OpenJobs(ctx, js); err != nil {
+		nc.Close()
+		return nil, nil, notSetUp(err)
+	}
+	return j, nc.Close, nil
+}

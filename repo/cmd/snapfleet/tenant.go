@@ -1,0 +1,314 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/snapfleet/snapfleet/consumer"
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+type tenantCmd struct {
+	Set    tenantSetCmd    `cmd:"" help:"Register a tenant, or change its record."`
+	Get    tenantGetCmd    `cmd:"" help:"Show a tenant's record, with the external ID."`
+	List   tenantListCmd   `cmd:"" help:"List the tenants."`
+	Remove tenantRemoveCmd `cmd:"" help:"Remove a tenant's record."`
+}
+
+func (tenantCmd) manual() page {
+	return page{about: `
+The registry says whose data is read and which bucket is written. Nothing of it ever comes from a request: a
+forged request can at worst deliver a customer's data to that same customer.`}
+}
+
+type tenantSetCmd struct {
+	Tenant     string    `arg:"" help:"Name of the tenant in requests, and first folder in the bucket."`
+	Bucket     *string   `group:"s3" placeholder:"NAME" help:"The customer's bucket."`
+	Region     *string   `group:"s3" placeholder:"REGION" help:"Region of the bucket, such as eu-central-1."`
+	RoleARN    *string   `name:"role-arn" group:"s3" placeholder:"ARN" help:"Role in the customer's account that may write there: arn:aws:iam::<account>:role/<name>."`
+	Owner      *string   `group:"s3" placeholder:"ACCOUNT" help:"Account that owns the bucket, 12 digits, when it is not the role's."`
+	KMSKey     *string   `name:"kms-key" group:"s3" placeholder:"ARN" help:"KMS key to encrypt with. Without it the bucket's own encryption applies."`
+	Endpoint   *string   `group:"s3" placeholder:"URL" help:"S3-compatible store other than AWS, https://host[:port]. The workers must --allow-endpoint it."`
+	Schema     *string   `placeholder:"NAME" help:"PostgreSQL schema that is read. Default: the tenant's name."`
+	VolumeSize *byteSize `placeholder:"SIZE" help:"Size at which a .tar is split, 32MiB to 1TiB. Default: 50GiB."`
+	Gaps       string    `enum:"deliver,fail," default:"" help:"What a missing attachment means: deliver the rest and name the gap, or fail the job. Default: deliver."`
+	JSON       bool      `name:"json" help:"Print the record as JSON."`
+
+	natsFlags
+}
+
+func (tenantSetCmd) manual() page {
+	return page{
+		about: `
+Registers a tenant, or changes the fields that are given and keeps the others; an empty value ("--owner=") takes
+an optional field back. The first time, --bucket, --region and --role-arn are needed.
+
+The external ID is made here, once, at random, and never changes. Send it to the customer: the trust policy of
+their role must demand it as sts:ExternalId, so that nobody else can make us write with that role. It is no
+password, but it belongs in no ticket and no log either.`,
+		examples: []example{
+			{"Register.", "snapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet"},
+			{"Change one field.", "snapfleet tenant set acme --volume-size=20GiB"},
+		},
+		exits: []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run writes the record.
+func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
+	registry, done, err := openRegistry(ctx, t.natsFlags)
+	if err != nil {
+		return err
+	}
+	defer done()
+	record, known, err := lookup(ctx, registry, t.Tenant)
+	if err != nil {
+		return err
+	}
+	if !known {
+		record = contracts.Tenant{Name: t.Tenant}
+		record.Destination.ExternalID = rand.Text() // 130 random bits; from here on it never changes
+	}
+	record = t.change(record).WithDefaults()
+	if err := record.Validate(); err != nil {
+		return err
+	}
+	if err := registry.Set(ctx, record); err != nil {
+		return err
+	}
+	if record, err = registry.Get(ctx, t.Tenant); err != nil { // as it stands now
+		return err
+	}
+	if t.JSON {
+		return c.json(record, true)
+	}
+	c.tenant(record)
+	if !known {
+		fmt.Fprintln(c.out)
+		fmt.Fprintln(c.out, wrap("Send the external ID to the customer: the trust policy of their role must demand it as sts:ExternalId. The first snapshot checks that it does.", c.width))
+	}
+	return nil
+}
+
+// change lays the flags that were given over the record.
+func (t *tenantSetCmd) change(r contracts.Tenant) contracts.Tenant {
+	lay := func(field, flag *string) {
+		if flag != nil {
+			*field = *flag
+		}
+	}
+	d := &r.Destination
+	lay(&r.Schema, t.Schema)
+	lay(&d.Bucket, t.Bucket)
+	lay(&d.Region, t.Region)
+	lay(&d.RoleARN, t.RoleARN)
+	lay(&d.Owner, t.Owner)
+	lay(&d.KMSKeyARN, t.KMSKey)
+	lay(&d.Endpoint, t.Endpoint)
+	if t.VolumeSize != nil {
+		r.Limits.VolumeBytes = int64(*t.VolumeSize)
+	}
+	if t.Gaps != "" {
+		r.Limits.Gaps = contracts.GapPolicy(t.Gaps)
+	}
+	return r
+}
+
+type tenantGetCmd struct {
+	Tenant string `arg:"" help:"Name of the tenant."`
+	JSON   bool   `name:"json" help:"Print the record as JSON."`
+
+	natsFlags
+}
+
+func (tenantGetCmd) manual() page {
+	return page{
+		about: `Shows a tenant's record, with the external ID that the customer's role must demand.`,
+		examples: []example{
+			{"The external ID alone.", "snapfleet tenant get acme --json | jq -r .destination.external_id"},
+		},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run prints the record.
+func (t *tenantGetCmd) Run(ctx context.Context, c *console) error {
+	if err := checkNames(t.Tenant, ""); err != nil {
+		return err
+	}
+	registry, done, err := openRegistry(ctx, t.natsFlags)
+	if err != nil {
+		return err
+	}
+	defer done()
+	record, err := registry.Get(ctx, t.Tenant)
+	if err != nil {
+		return err
+	}
+	if t.JSON {
+		return c.json(record, true)
+	}
+	c.tenant(record)
+	return nil
+}
+
+// tenant prints a record for people.
+func (c *console) tenant(t contracts.Tenant) {
+	d := t.Destination
+	c.facts(
+		[2]string{"tenant", c.bold(t.Name)},
+		[2]string{"schema", t.Schema},
+		[2]string{"bucket", d.Bucket},
+		[2]string{"region", d.Region},
+		[2]string{"role", d.RoleARN},
+		[2]string{"external ID", d.ExternalID},
+		[2]string{"account", d.Account()},
+		[2]string{"KMS key", d.KMSKeyARN},
+		[2]string{"endpoint", d.Endpoint},
+		[2]string{"format", string(t.Format)},
+		[2]string{"volumes of", size(t.Limits.VolumeBytes)},
+		[2]string{"gaps", string(t.Limits.Gaps)},
+		[2]string{"updated", when(t.UpdatedAt)},
+	)
+}
+
+type tenantListCmd struct {
+	JSON bool `name:"json" help:"Print one JSON object a line, without the external IDs."`
+
+	natsFlags
+}
+
+func (tenantListCmd) manual() page {
+	return page{
+		about: `Lists the tenants by name. External IDs are not shown: see "snapfleet tenant get".`,
+		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run prints the table.
+func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
+	registry, done, err := openRegistry(ctx, t.natsFlags)
+	if err != nil {
+		return err
+	}
+	defer done()
+	tenants, err := registry.List(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(tenants, func(a, b contracts.Tenant) int { return strings.Compare(a.Name, b.Name) })
+	var rows []table.Row
+	for _, r := range tenants {
+		d := r.Destination
+		if t.JSON {
+			r.Destination.ExternalID = ""
+			if err := c.json(r, false); err != nil {
+				return err
+			}
+		}
+		rows = append(rows, table.Row{r.Name, r.Schema, d.Bucket, d.Region, d.Account(), when(r.UpdatedAt)})
+	}
+	switch {
+	case t.JSON:
+	case len(rows) == 0:
+		fmt.Fprintln(c.err, "No tenant is registered yet. See: snapfleet tenant set --help")
+	default:
+		c.table(table.Row{"tenant", "schema", "bucket", "region", "account", "updated"}, rows)
+	}
+	return nil
+}
+
+type tenantRemoveCmd struct {
+	Tenant string `arg:"" help:"Name of the tenant."`
+	Yes    bool   `short:"y" help:"Do not ask."`
+
+	natsFlags
+}
+
+func (tenantRemoveCmd) manual() page {
+	return page{
+		about: `
+Removes a tenant's record. Requests for it are refused from then on; jobs under way end as they would have.
+Nothing in the customer's bucket is touched. The external ID is lost: registering the tenant again makes another
+one, which the customer has to put into their trust policy.`,
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run asks, and removes.
+func (t *tenantRemoveCmd) Run(ctx context.Context, c *console) error {
+	if err := checkNames(t.Tenant, ""); err != nil {
+		return err
+	}
+	registry, done, err := openRegistry(ctx, t.natsFlags)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, err := registry.Get(ctx, t.Tenant); err != nil {
+		return err
+	}
+	if !t.Yes {
+		if err := c.confirm(ctx, fmt.Sprintf("Remove tenant %s and its external ID", t.Tenant), t.Tenant); err != nil {
+			return err
+		}
+	}
+	if err := registry.Remove(ctx, t.Tenant); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.err, "Tenant %s is removed.\n", t.Tenant)
+	return nil
+}
+
+// confirm asks a person to type word. Without a person there is nobody to agree.
+func (c *console) confirm(ctx context.Context, what, word string) error {
+	if !c.inTTY {
+		return usagef("nobody to ask on this terminal: give --yes")
+	}
+	fmt.Fprintf(c.err, "%s? Type %s to agree: ", what, c.bold(word))
+	answer := make(chan string, 1)
+	go func() { // ends with the process at the latest: a read from a terminal cannot be cancelled
+		line, _ := bufio.NewReader(c.in).ReadString('\n')
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case line := <-answer:
+		if line != word {
+			return usagef("not agreed, nothing was done")
+		}
+		return nil
+	case <-ctx.Done():
+		fmt.Fprintln(c.err)
+		return context.Cause(ctx)
+	}
+}
+
+// openRegistry connects; done disconnects.
+func openRegistry(ctx context.Context, f natsFlags) (r *consumer.Registry, done func(), err error) {
+	nc, js, err := f.jetStream("tenant")
+	if err != nil {
+		return nil, nil, err
+	}
+	if r, err = consumer.OpenRegistry(ctx, js); err != nil {
+		nc.Close()
+		return nil, nil, notSetUp(err)
+	}
+	return r, nc.Close, nil
+}
+
+// lookup tells a tenant that is not registered from a registry that does not answer.
+func lookup(ctx context.Context, r *consumer.Registry, name string) (t contracts.Tenant, known bool, err error) {
+	if !contracts.ValidTenant(name) {
+		return t, false, contracts.Tenant{Version: contracts.TenantVersion, Name: name}.Validate()
+	}
+	t, err = r.Get(ctx, name)
+	if rejection, ok := contracts.AsRejection(err); ok && rejection.Code == contracts.UnknownTenant {
+		return t, false, nil
+	}
+	return t, err == nil, err
+}

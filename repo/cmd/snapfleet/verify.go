@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/snapfleet/snapfleet/contracts"
+	"github.com/snapfleet/snapfleet/uploader"
+)
+
+type verifyCmd struct {
+	Delivery string `arg:"" help:"s3://bucket/tenant/job/, or a local folder that holds manifest.json."`
+	Files    bool   `short:"f" help:"List every file, too."`
+	Parallel int    `default:"2" help:"Volumes that are read at once; each takes a core to decompress."`
+	Region   string `group:"s3" placeholder:"REGION" help:"Region of the bucket. Default: AWS_REGION, or the profile's."`
+	Endpoint string `group:"s3" placeholder:"URL" help:"S3-compatible store other than AWS, https://host[:port]."`
+}
+
+func (verifyCmd) manual() page {
+	return page{
+		about: `
+Reads a delivery back from its first to its last byte and proves it against its manifest: every volume with its
+size and CRC64NVME, every file with its size and SHA-256, every table with its rows, counted in the decompressed
+CSV; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest, and changes nothing.
+
+It is for whoever owns the bucket, too: it needs s3:ListBucket and s3:GetObject, no NATS and no database.`,
+		examples: []example{
+			{"A delivery in a bucket.", "snapfleet verify s3://acme-snapshots/acme/2026-03-31-143022/"},
+			{"In a store other than AWS.", "snapfleet verify s3://acme/acme/2026-03-31-143022/ --endpoint=https://minio.internal:9000 --region=us-east-1"},
+			{"A folder, with every file.", "snapfleet verify ./acme/2026-03-31-143022 --files"},
+		},
+		env:   [][2]string{envAWS, envColor},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnproven, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run reads everything.
+func (v *verifyCmd) Run(ctx context.Context, c *console) error {
+	source, err := v.source(ctx)
+	if err != nil {
+		return err
+	}
+	view := c.progress(c.err, c.errTTY, "verify "+source.String())
+	report, err := uploader.Verify(ctx, source, uploader.VerifyOptions{
+		Parallel: v.Parallel,
+		Progress: func(done, total int64) { view.show("", contracts.Progress{Bytes: done, BytesTotal: total}) },
+	})
+	view.end(err == nil && report.OK())
+	if err != nil {
+		return unreadable(err)
+	}
+	if c.errTTY {
+		fmt.Fprintln(c.err) // below the bars
+	}
+	c.report(report, v.Files)
+	if !report.OK() {
+		return explain(exitUnproven, fmt.Errorf("the delivery is not what its manifest says: %s", plural(len(report.Problems), "problem")),
+			"something was changed, removed or added after the delivery, or damaged on its way",
+			"ask for a snapshot under a new job id; keep this folder for whoever looks into it")
+	}
+	return nil
+}
+
+// unreadable says what to do when a delivery cannot be read at all.
+func unreadable(err error) error {
+	var answer smithy.APIError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return explain(exitNotFound, err, "there is no such folder", "check the path: it is the folder that holds manifest.json")
+	case !errors.As(err, &answer):
+		return err
+	}
+	told := fmt.Errorf("S3 answers %s: %s", answer.ErrorCode(), answer.ErrorMessage())
+	switch answer.ErrorCode() {
+	case "NoSuchBucket", "NotFound":
+		return explain(exitNotFound, told, "there is no bucket of that name", "check the bucket's name, and --endpoint when it is not AWS")
+	case "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		return explain(exitRejected, told, "the bucket is in another region", "give the bucket's own --region")
+	case "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken":
+		return explain(exitRejected, told, "these credentials may not read the bucket", "use credentials that are allowed s3:ListBucket on the bucket and s3:GetObject on its objects (see AWS_PROFILE)")
+	}
+	return err
+}
+
+// source finds out what was meant.
+func (v *verifyCmd) source(ctx context.Context) (uploader.Source, error) {
+	if !strings.HasPrefix(v.Delivery, "s3:") {
+		return uploader.FolderSource(v.Delivery), nil
+	}
+	u, err := url.Parse(v.Delivery)
+	if err != nil || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+		return nil, usagef("%.200q is not s3://bucket/tenant/job/", v.Delivery)
+	}
+	prefix := strings.TrimSuffix(strings.Trim(u.Path, "/"), "/"+contracts.ManifestName)
+	cloud, err := loadAWS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if v.Region != "" {
+		cloud.Region = v.Region
+	}
+	if cloud.Region == "" {
+		return nil, usagef("the bucket's region is not known: give --region or AWS_REGION")
+	}
+	client := s3.NewFromConfig(cloud, func(o *s3.Options) {
+		if v.Endpoint != "" {
+			o.BaseEndpoint = &v.Endpoint
+		}
+		o.UsePathStyle = o.BaseEndpoint != nil
+	})
+	return uploader.BucketSource(client, u.Host, prefix), nil
+}
+
+// report prints what was proved, or what is wrong.
+func (c *console) report(r uploader.Report, files bool) {
+	m := r.Manifest
+	if m.Version != 0 {
+		c.facts(
+			[2]string{"delivery", c.bold(r.Source)},
+			[2]string{"tenant", m.Tenant},
+			[2]string{"job", m.Job},
+			[2]string{"snapshot", when(m.Snapshot.At)},
+			[2]string{"made by", m.Producer.Name + " " + m.Producer.Version},
+		)
+		fmt.Fprintln(c.out)
+	}
+	if len(r.Volumes) > 0 {
+		rows := make([]table.Row, 0, len(r.Volumes))
+		for _, v := range r.Volumes {
+			rows = append(rows, table.Row{v.Name, size(v.Size), v.Files, v.CRC64NVME, c.mark(v.OK)})
+		}
+		c.table(table.Row{"volume", "size", "files", "crc64nvme", ""}, rows, right(2), right(3))
+		fmt.Fprintln(c.out)
+	}
+	if files && len(r.Files) > 0 {
+		rows := make([]table.Row, 0, len(r.Files))
+		for _, f := range r.Files {
+			lines := ""
+			if f.Rows > 0 {
+				lines = count(f.Rows)
+			}
+			rows = append(rows, table.Row{f.Name, lines, size(f.Size), f.SHA256, c.mark(f.OK)})
+		}
+		c.table(table.Row{"file", "rows", "size", "sha256", ""}, rows, right(2), right(3))
+		fmt.Fprintln(c.out)
+	}
+	for _, g := range m.Gaps {
+		fmt.Fprintf(c.out, "gap: attachment %s, %q: %s\n", g.ID, g.Filename, g.Reason)
+	}
+	if r.OK() {
+		rate := ""
+		if s := r.Took.Seconds(); s > 0.1 {
+			rate = ", " + size(int64(float64(r.Bytes)/s)) + "/s"
+		}
+		fmt.Fprintf(c.out, "%s%s; %s read in %s%s\n", c.paint("proven", text.FgGreen, text.Bold), totals(&m.Totals), size(r.Bytes), took(r.Took), rate)
+		return
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintln(c.out, c.paint("wrong", text.FgRed)+": "+p.String())
+	}
+}
+
+func right(column int) table.ColumnConfig {
+	return table.ColumnConfig{Number: column, Align: text.AlignRight, AlignHeader: text.AlignRight}
+}
+
+func (c *console) mark(ok bool) string {
+	if ok {
+		return c.paint("ok", text.FgGreen)
+	}
+	return c.paint("wrong", text.FgRed)
+}

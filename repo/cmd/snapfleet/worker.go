@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
+	"github.com/snapfleet/snapfleet/consumer"
+	"github.com/snapfleet/snapfleet/exporter"
+	"github.com/snapfleet/snapfleet/uploader"
+	"go.opentelemetry.io/otel"
+)
+
+func (workerCmd) manual() page {
+	return page{
+		about: `
+Takes snapshot requests from NATS JetStream and delivers them, until it is told to stop. Run as many as you like:
+they share one queue, and no two ever work on the same job.
+
+SIGTERM or SIGINT: no new job is taken, those under way may go on for --grace, and what is left then is given back
+without blame. A second signal gives back at once. A third one, or SIGKILL, ends the process where it stands;
+another worker finds and finishes whatever it leaves behind.
+
+Events go to standard error. /metrics is for Prometheus; /healthz says that the process is alive; /readyz says that
+it can take jobs.
+
+The database role needs USAGE on the tenants' schemas and SELECT on their tables, and nothing else. The AWS
+identity needs sts:AssumeRole on the customers' roles, and s3:GetObject on the attachments' source buckets.`,
+		examples: []example{
+			{
+				"With a database, and attachments that are stored per tenant.",
+				"export SNAPFLEET_DATABASE_URL='postgres://exporter@db.internal/ion?sslmode=verify-full'\nexport PGPASSWORD=...\nsnapfleet worker --nats-url=nats://nats.internal:4222 --attachments-source='ion-files={tenant}/'",
+			},
+			{"With traces.", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 snapfleet worker"},
+		},
+		env:   [][2]string{envPG, envAWS, envOTEL, envColor},
+		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
+	}
+}
+
+// Run is the composition root: everything that the worker is made of is made here, and nowhere else.
+func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err error) {
+	log := w.logger(c.err, c.errTTY)
+	telemetry, err := startTelemetry(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if flush := telemetry.close(); flush != nil {
+			log.Warn().Err(flush).Msg("some traces or metrics are lost")
+		}
+	}()
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Debug().Err(err).Msg("opentelemetry") }))
+
+	story, err := w.story(ctx)
+	if err != nil {
+		return err
+	}
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // nobody has set GOMEMLIMIT
+		debug.SetMemoryLimit(w.memory())
+	}
+	nc, err := w.connect("worker " + w.name())
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	fleet, err := consumer.New(ctx, nc, story, w.consumerConfig(log))
+	if err != nil {
+		return notSetUp(err)
+	}
+	address, stop, err := w.serve(telemetry, fleet, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	log.Info().Str("worker", w.name()).Str("version", buildVersion()).Int("slots", w.Slots).Str("listen", address).Msg("worker started")
+	signals.onSecond(fleet.Interrupt)
+	context.AfterFunc(ctx, func() { log.Info().Dur("grace", w.Grace).Msg("stopping: no new job is taken") })
+	if err := fleet.Run(ctx); err != nil {
+		return err
+	}
+	log.Info().Msg("worker stopped")
+	return nil
+}
+
+// story puts exporter and uploader together.
+func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
+	db, err := w.databaseFlags.config()
+	if err != nil {
+		return nil, err
+	}
+	read, err := w.readFlags.config()
+	if err != nil {
+		return nil, err
+	}
+	write := uploader.Config{
+		PartBytes: int(w.PartSize), Buffers: w.Buffers, MaxParts: w.MaxParts, AllowEndpoints: w.AllowEndpoint,
+		NoChecksum: w.NoChecksum, SessionDuration: w.SessionDuration, TrustCheck: w.TrustCheck,
+	}
+	if err := write.Validate(); err != nil {
+		return nil, usagef("%w", err)
+	}
+	cloud, err := loadAWS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &deliver{
+		exporter: exporter.New(db, sourceClient(cloud, w.AttachmentsRegion), read),
+		uploader: uploader.New(cloud, write),
+	}, nil
+}
+
+func (w *workerCmd) consumerConfig(log zerolog.Logger) consumer.Config {
+	return consumer.Config{
+		Worker: w.name(), Slots: w.Slots, PerTenant: w.PerTenant, Grace: w.Grace,
+		Heartbeat: w.Heartbeat, Fence: w.Fence, Observe: w.Observe, Stall: w.Stall,
+		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
+		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
+		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain, Log: log,
+	}
+}
+
+// memory is what this worker needs, in bytes. The buffers of its jobs are most of it, and they are used again and
+// again: a collector that waits until the heap has doubled, as Go's does, would only let garbage pile up beside them.
+func (w *workerCmd) memory() int64 {
+	const window, rest = 4 << 20, 32 << 20 // of exporter.Config; and of everything else
+	ahead := max(w.Connections, w.AttachmentsFetch) + 2
+	return int64(w.Slots)*(int64(w.Buffers)*int64(w.PartSize)+int64(ahead)*window) + rest
+}
+
+func (w *workerCmd) name() string {
+	if w.Name != "" {
+		return w.Name
+	}
+	if host, err := os.Hostname(); err == nil {
+		return host
+	}
+	return "worker"
+}
+
+// loadAWS reads who we are from where the AWS SDK looks.
+func loadAWS(ctx context.Context) (aws.Config, error) {
+	cfg, err := awsconfig.LoadDefaultConfig(ctx)
+	if err != nil {
+		return cfg, fmt.Errorf("read the AWS configuration: %w", err)
+	}
+	return cfg, nil
+}
+
+// sourceClient reads attachments, with our own identity. An endpoint other than AWS is addressed by paths,
+// because it seldom has a host name for each bucket.
+func sourceClient(cfg aws.Config, region string) *s3.Client {
+	return s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.UsePathStyle = o.BaseEndpoint != nil
+		if region != "" {
+			o.Region = region
+		}
+	})
+}
+
+// serve answers probes and Prometheus until stop is called.
+func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Logger) (address string, stop func(), err error) {
+	if w.Listen == "" {
+		return "", func() {}, nil
+	}
+	listener, err := net.Listen("tcp", w.Listen)
+	if err != nil {
+		return "", nil, explain(0, fmt.Errorf("listen for probes: %w", err), "another process listens there", "choose another --listen, or an empty one for none")
+	}
+	server := &http.Server{Handler: routes(t, fleet.Ready), ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error().Err(err).Msg("probes are not answered any more")
+		}
+	}()
+	return listener.Addr().String(), func() { _ = server.Close() }, nil
+}
+
+func routes(t *telemetry, ready func() error) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.scrape, promhttp.HandlerOpts{Registry: t.scrape}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, redact(err.Error()), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	return mux
+}

@@ -1,0 +1,253 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// fate is what becomes of a message once this worker is through with it.
+type fate struct {
+	end    end
+	delay  time.Duration // for later
+	reason string        // for dropped
+}
+
+type end int
+
+const (
+	left    end = iota // neither acknowledged nor refused: the queue hands it out again after its ack wait
+	later              // handed out again after delay
+	acked              // the job is done
+	dropped            // the job has failed, or the message is no request
+)
+
+// String is what JetStream calls it.
+func (e end) String() string {
+	return [...]string{left: "leave", later: "nak", acked: "ack", dropped: "term"}[e]
+}
+
+// claim decides, by one compare-and-swap, whether this worker works on the job that m asks for. It returns a
+// lease on a record in whatever state the job has reached, or nil and the message's fate. The context is the job's.
+func (c *Consumer) claim(job context.Context, m message, req contracts.Request) (l *lease, f fate) {
+	ctx, span := tracer().Start(job, "claim")
+	defer func() { endClaim(span, l, f) }()
+	key := recordKey(req.Tenant, req.Job)
+	chair := &seat{c: c, tenant: req.Tenant, key: key}
+	defer func() {
+		if l == nil {
+			chair.leave()
+		}
+	}()
+	for {
+		r, rev, err := c.records.get(ctx, key)
+		if begins := errors.Is(err, errNoCell) || err == nil && r.State == running && !r.Cancel && r.Owner == ""; begins {
+			if delay, ok := chair.take(); !ok {
+				return nil, fate{end: later, delay: delay}
+			}
+		}
+		var next record
+		switch {
+		case errors.Is(err, errNoCell):
+			first, f, ok := c.firstSight(ctx, m, req)
+			if !ok {
+				return nil, f
+			}
+			next = first
+		case errors.Is(err, errForeignVersion):
+			return nil, c.postpone(err, c.cfg.Observe)
+		case err != nil:
+			return nil, c.postpone(err, c.cfg.RetryBase)
+		case r.Digest != "" && r.Digest != req.Digest():
+			return nil, c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before, with other content", req.Job, req.Tenant))
+		case r.State == done:
+			return nil, fate{end: acked}
+		case r.State == failed:
+			return nil, fate{end: dropped, reason: "the job has failed"}
+		case r.Owner != "":
+			if age := c.seen.unchanged(key, rev); age < c.cfg.Observe {
+				// Alive as far as anyone can know. The message comes back when it would be time.
+				return nil, fate{end: later, delay: c.cfg.Observe - age + rand.N(c.cfg.Heartbeat)}
+			}
+			next = c.takeOver(r, req)
+		case !r.Cancel && time.Until(r.NotBefore) > 0:
+			return nil, fate{end: later, delay: time.Until(r.NotBefore)}
+		default:
+			next = c.takeOver(r, req)
+		}
+		if err := c.records.Put(ctx, sweepKey(req.Tenant, req.Job), []byte("{}")); err != nil {
+			return nil, c.postpone(fmt.Errorf("mark the job for the janitor: %w", err), c.cfg.RetryBase)
+		}
+		next.Owner, next.Worker, next.NotBefore = nonce(), c.cfg.Worker, time.Time{}
+		began := time.Now()
+		written, err := c.records.swap(ctx, key, next, rev)
+		switch {
+		case err == nil:
+			// From here on the job is ours, until a heartbeat fails.
+			l = hold(job, c.records, key, m, c.cfg, next, written, began)
+			l.seat = chair
+			return l, fate{}
+		case errors.Is(err, errSwapped):
+			continue // somebody was faster: look again
+		default:
+			return nil, c.postpone(err, c.cfg.RetryBase)
+		}
+	}
+}
+
+// firstSight is the record of a job that has none: new, or delivered before and forgotten since. ok is false
+// when there is to be none, and f is the message's fate.
+func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Request) (r record, f fate, ok bool) {
+	now := time.Now().UTC()
+	r = record{
+		State: running, Epoch: 1, Request: req, Digest: req.Digest(), Attempt: 1, AttemptID: attemptID(1),
+		CreatedAt: now, Deadline: now.Add(c.cfg.Deadline),
+	}
+	r.TraceID, r.Trace = traceOf(ctx)
+	if age := now.Sub(req.RequestedAt); age > c.cfg.MaxAge {
+		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, the limit is %v", age.Round(time.Second), c.cfg.MaxAge)), false
+	}
+	a, err := c.attemptOf(ctx, r)
+	if rejection, rejected := contracts.AsRejection(err); rejected {
+		if m.Delivered() < 2 { // the registry may lag behind the publisher
+			return r, fate{end: later, delay: min(5*time.Second, c.cfg.Observe)}, false
+		}
+		return r, c.bury(ctx, m, req.Job, rejection), false
+	} else if err != nil {
+		return r, c.postpone(err, c.cfg.RetryBase), false
+	}
+	c.routes.aim(req.Tenant, destinationOf(a))
+	look, cancel := context.WithTimeout(ctx, c.cfg.Fence) // nobody holds the job yet, so not for long
+	defer cancel()
+	manifest, err := c.work.Delivered(look, a)
+	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
+		c.routes.report(req.Tenant, unreachable(err) || look.Err() != nil)
+		return r, c.postpone(err, c.cfg.RetryBase), false
+	}
+	if manifest == nil { // or we are not let in: the attempt meets the refusal again, and ends with an outcome
+		return c.unlessEnded(ctx, m, r)
+	}
+	// The bucket is the second witness of a commit. The record was lost; the delivery was not.
+	d, err := witness(a, manifest)
+	if err != nil {
+		code := contracts.DestinationTaken
+		if errors.Is(err, errOtherContent) {
+			code = contracts.JobConflict
+		}
+		return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: code, Err: err}), false
+	}
+	r.State, r.Delivery, r.AttemptID = committed, d, d.AttemptID
+	return r, fate{}, true
+}
+
+// unlessEnded is firstSight's last question: an outcome is the third witness of a job, and says that its id is used
+// up. There is no second end of a job, so there is no second beginning; the request is kept, for people to see.
+func (c *Consumer) unlessEnded(ctx context.Context, m message, r record) (record, fate, bool) {
+	o, err := c.ledger.Outcome(ctx, r.Request.Tenant, r.Request.Job)
+	switch {
+	case err != nil:
+		return r, c.postpone(fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
+	case o != nil:
+		return r, c.bury(ctx, m, r.Request.Job, contracts.Reject(contracts.JobConflict,
+			"job %s of tenant %s has ended before (%s), and its record is gone: ask again with another job id", o.Job, o.Tenant, o.Kind)), false
+	}
+	return r, fate{}, true
+}
+
+// errOtherContent: the same job was delivered for another wish.
+var errOtherContent = errors.New("it was asked for before, with other content")
+
+// witness reads a delivery from the manifest that stands in the bucket.
+func witness(a contracts.Attempt, manifest []byte) (*delivery, error) {
+	m, err := contracts.DecodeManifest(manifest)
+	if err != nil {
+		return nil, fmt.Errorf("the folder %s holds a %s that is none of ours: %w", a.Prefix(), contracts.ManifestName, err)
+	}
+	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job {
+		return nil, fmt.Errorf("the folder %s holds a delivery of %s", a.Prefix(), contracts.JobPrefix(m.Tenant, m.Job))
+	}
+	if m.Only != a.Request.Only {
+		return nil, fmt.Errorf("the folder %s holds this job's delivery: %w", a.Prefix(), errOtherContent)
+	}
+	return &delivery{
+		AttemptID: m.Attempt, Manifest: manifestURL(a), ManifestSHA256: digestOf(manifest), Totals: m.Totals,
+	}, nil
+}
+
+func manifestURL(a contracts.Attempt) string {
+	return "s3://" + a.Tenant.Destination.Bucket + "/" + a.Prefix() + contracts.ManifestName
+}
+
+// takeOver is the record as its next owner writes it: the same state, one epoch on. A job that still runs gets
+// a new attempt, unless its time or its workers are spent. Blame is raised before work starts, so that input
+// that kills its workers comes to an end.
+func (c *Consumer) takeOver(r record, req contracts.Request) record {
+	next := r
+	next.Epoch++
+	if r.Digest == "" { // cancelled before anybody had seen the request
+		next.Request, next.Digest = req, req.Digest()
+	}
+	if r.Owner != "" {
+		next.Crashes++
+	}
+	if r.State != running {
+		return next
+	}
+	var why *contracts.Rejection
+	switch last := r.LastError; {
+	case r.Cancel:
+		why, _ = contracts.AsRejection(errCancelled)
+	case next.Crashes > c.cfg.Crashes:
+		why = &contracts.Rejection{Code: contracts.CrashLoop, Err: fmt.Errorf("%d workers went silent over it; last error: %s", next.Crashes, orNone(last))}
+	case time.Now().After(r.Deadline):
+		why = &contracts.Rejection{Code: contracts.DeadlineExceeded, Err: fmt.Errorf("not delivered by %s; last error: %s", r.Deadline.Format(time.RFC3339), orNone(last))}
+	default:
+		next.Attempt++
+		next.AttemptID = attemptID(next.Attempt)
+		next.Progress = contracts.Progress{}
+		return next
+	}
+	next.State, next.Reason = failing, why.Reason()
+	return next
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// attemptOf joins the record with the tenant's own record, as it is now.
+func (c *Consumer) attemptOf(ctx context.Context, r record) (contracts.Attempt, error) {
+	t, err := c.tenants.Get(ctx, r.Request.Tenant)
+	if err != nil {
+		return contracts.Attempt{}, err
+	}
+	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID}, nil
+}
+
+// postpone lets the message come again; err is logged, because nobody else will tell.
+func (c *Consumer) postpone(err error, delay time.Duration) fate {
+	c.cfg.Log.Warn().Err(err).Dur("delay", delay).Msg("cannot decide about a request now")
+	return fate{end: later, delay: delay}
+}
+
+// bury keeps a message that is no valid request, with the reason, and drops it from the queue. There is no
+// outcome for it: outcomes belong to jobs, and a forged message must not be able to end one.
+func (c *Consumer) bury(ctx context.Context, m message, job string, err error) fate {
+	why, ok := contracts.AsRejection(err)
+	if !ok {
+		why = &contracts.Rejection{Code: contracts.InvalidRequest, Err: err}
+	}
+	if err := c.ledger.Bury(ctx, m, job, why); err != nil {
+		return c.postpone(fmt.Errorf("dead-letter a request: %w", err), c.cfg.RetryBase)
+	}
+	c.meters.refused(ctx, why.Code)
+	c.cfg.Log.Warn().Str("tenant", m.Tenant()).Str("job", job).Str("code", string(why.Code)).Str("reason", why.Error()).Msg("request refused")
+	return fate{end: dropped, reason: string(why.Code)}
+}

@@ -1,0 +1,266 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// Config is how a worker works. A zero field means its default.
+type Config struct {
+	// Worker is this worker's name in records and logs, for people. Default "worker".
+	Worker string
+	// Slots is how many jobs are worked on at once. Default 2: while one waits for a bucket, the other
+	// keeps the cores busy. Memory and database connections grow with it.
+	Slots int
+	// PerTenant is how many jobs of one tenant the whole fleet works on at once, more or less. Default 2: a
+	// tenant that asks for a thousand snapshots waits for itself and not the others for it. Of a worker's slots
+	// one tenant never has the last, if there is more than one.
+	PerTenant int
+	// Grace is how long jobs under way may go on after Run's context is done, before they are given back.
+	// Default 10 min. Whatever stops the process has to allow a little more.
+	Grace time.Duration
+
+	// Heartbeat (H) is how often a job's owner renews its hold. Default 10 s.
+	Heartbeat time.Duration
+	// Fence (F) is how long after the start of its last successful renewal an owner stops by itself.
+	// Default 30 s; more than twice Heartbeat, so that one lost renewal does no harm.
+	Fence time.Duration
+	// Observe (O) is how long a record must stand still before another worker takes over. Default 60 s;
+	// more than Fence, and no more than the AckWait of the queue's consumer.
+	Observe time.Duration
+	// Stall ends an attempt whose progress has not moved for so long. Default 10 min.
+	Stall time.Duration
+
+	// Attempts is how often a job may end in an error before it is given up. Default 8.
+	Attempts int
+	// Crashes is how often an owner may go silent over one job before it is given up. Default 20.
+	Crashes int
+	// Deadline is how long after it was first seen a job is given up. Default 72 h.
+	Deadline time.Duration
+	// MaxAge is the age at which a request that nobody has begun is refused. Default 7 days.
+	MaxAge time.Duration
+	// RetryBase and RetryMax bound the delay before the n-th retry, which is random below
+	// min(RetryBase * 2^n, RetryMax). Default 30 s and 1 h.
+	RetryBase, RetryMax time.Duration
+
+	// SweepEvery is how often the fleet looks for uploads that ended jobs have left behind. Default 5 min.
+	SweepEvery time.Duration
+	// SweepAfter and SweepAgain are how long after its end a job is looked after. Default 15 min and 24 h:
+	// a paused worker may wake up and create an upload, but not after its credentials have expired.
+	SweepAfter, SweepAgain time.Duration
+
+	// Log gets one line for each thing that an operator may act on. Default: none.
+	Log zerolog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	duration := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	number := func(n *int, v int) {
+		if *n == 0 {
+			*n = v
+		}
+	}
+	if c.Worker == "" {
+		c.Worker = "worker"
+	}
+	number(&c.Slots, 2)
+	number(&c.PerTenant, 2)
+	number(&c.Attempts, 8)
+	number(&c.Crashes, 20)
+	duration(&c.Grace, 10*time.Minute)
+	duration(&c.Heartbeat, 10*time.Second)
+	duration(&c.Fence, 30*time.Second)
+	duration(&c.Observe, 60*time.Second)
+	duration(&c.Stall, 10*time.Minute)
+	duration(&c.Deadline, 72*time.Hour)
+	duration(&c.MaxAge, 7*24*time.Hour)
+	duration(&c.RetryBase, 30*time.Second)
+	duration(&c.RetryMax, time.Hour)
+	duration(&c.SweepEvery, 5*time.Minute)
+	duration(&c.SweepAfter, 15*time.Minute)
+	duration(&c.SweepAgain, 24*time.Hour)
+	return c
+}
+
+// validate is about the constants whose order the protocol rests on, and about what cannot be meant.
+func (c Config) validate(ackWait time.Duration) error {
+	switch {
+	case c.Slots < 1, c.PerTenant < 1, c.Attempts < 1, c.Crashes < 1:
+		return fmt.Errorf("slots (%d), per tenant (%d), attempts (%d) and crashes (%d) must be at least 1", c.Slots, c.PerTenant, c.Attempts, c.Crashes)
+	case c.Heartbeat <= 0 || 2*c.Heartbeat >= c.Fence:
+		return fmt.Errorf("twice the heartbeat (%v) must be less than the fence (%v)", c.Heartbeat, c.Fence)
+	case c.Fence >= c.Observe:
+		return fmt.Errorf("the fence (%v) must be less than the observation time (%v)", c.Fence, c.Observe)
+	case c.Observe > ackWait:
+		return fmt.Errorf("the observation time (%v) must not be more than the queue's ack wait (%v)", c.Observe, ackWait)
+	case c.RetryBase <= 0 || c.RetryMax < c.RetryBase:
+		return fmt.Errorf("the retry delay must grow from more than 0 (%v) to at least that (%v)", c.RetryBase, c.RetryMax)
+	case c.Grace < 0, c.Stall <= 0, c.Deadline <= 0, c.MaxAge <= 0, c.SweepEvery <= 0, c.SweepAfter <= 0, c.SweepAgain < c.SweepAfter:
+		return errors.New("grace, stall, deadline, max age and sweep times must be positive, and the second sweep not before the first")
+	}
+	return nil
+}
+
+// Consumer works jobs off. Make it with [New] and call Run once.
+type Consumer struct {
+	work    Work
+	cfg     Config
+	queue   queue
+	records records
+	ledger  ledger
+	tenants registry
+	seen    *observations
+	crowd   *crowd
+	routes  *circuits
+	meters  meters
+
+	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
+	interrupt context.CancelCauseFunc
+	broken    atomic.Pointer[error] // why the queue cannot be read, for Ready
+	connected func() bool
+}
+
+// New checks that the streams, buckets and the queue's consumer are as [Setup] makes them, and that cfg fits
+// them. The error says what to change.
+func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, error) {
+	cfg = cfg.withDefaults()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	if err := verify(ctx, js); err != nil {
+		return nil, err
+	}
+	q, err := js.Consumer(ctx, contracts.RequestStream, contracts.WorkersName)
+	if err != nil {
+		return nil, fmt.Errorf("open consumer %s: %w", contracts.WorkersName, err)
+	}
+	if err := cfg.validate(q.CachedInfo().Config.AckWait); err != nil {
+		return nil, fmt.Errorf("worker settings: %w", err)
+	}
+	jobs, err := openCells(ctx, js, contracts.JobBucket)
+	if err != nil {
+		return nil, err
+	}
+	tenants, err := OpenRegistry(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	c := assemble(work, cfg, pull{nc, q}, jobs, streams{js}, tenants)
+	c.connected = nc.IsConnected
+	return c, nil
+}
+
+// assemble puts a consumer together over any ports.
+func assemble(work Work, cfg Config, q queue, jobs cells, l ledger, tenants registry) *Consumer {
+	c := &Consumer{
+		work: work, cfg: cfg, queue: q, records: records{jobs}, ledger: l, tenants: tenants,
+		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(), connected: func() bool { return true },
+	}
+	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
+	return c
+}
+
+// Ready reports whether this worker can take jobs.
+func (c *Consumer) Ready() error {
+	if !c.connected() {
+		return errors.New("not connected to NATS")
+	}
+	if err := c.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Interrupt ends the grace period: jobs under way are given back now.
+func (c *Consumer) Interrupt() { c.interrupt(ErrShutdown) }
+
+// Run works jobs off until ctx is done. Then it takes no more, lets those under way go on for the grace
+// period, gives back what is left, and returns nil: a broker that is away is waited for, and Ready says so.
+func (c *Consumer) Run(ctx context.Context) error {
+	defer c.interrupt(ErrShutdown)
+	var around sync.WaitGroup
+	around.Go(func() { c.observe(ctx) })
+	around.Go(func() { c.hear(ctx) })
+	around.Go(func() { c.janitor(ctx) })
+	defer around.Wait()
+
+	var busy sync.WaitGroup
+	c.feed(ctx, &busy)
+
+	grace := time.AfterFunc(c.cfg.Grace, c.Interrupt)
+	defer grace.Stop()
+	busy.Wait()
+	return nil
+}
+
+// feed takes a free slot first and a message second, so that no message ever waits, unheld, inside a busy
+// worker.
+func (c *Consumer) feed(ctx context.Context, busy *sync.WaitGroup) {
+	slots := make(chan struct{}, c.cfg.Slots)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		m, err := c.queue.Next(ctx)
+		if ctx.Err() != nil {
+			if m != nil {
+				_ = m.Nak(0) // not begun: somebody else's, at once
+			}
+			return
+		}
+		c.noteQueue(err)
+		if m == nil {
+			<-slots
+			if err != nil {
+				pause(ctx, time.Second)
+			}
+			continue
+		}
+		busy.Go(func() {
+			defer func() { <-slots }()
+			c.serve(c.jobs, m)
+		})
+	}
+}
+
+// noteQueue keeps the reason for Ready, and logs when it changes.
+func (c *Consumer) noteQueue(err error) {
+	was := c.broken.Load()
+	if err == nil {
+		if was != nil {
+			c.broken.Store(nil)
+			c.cfg.Log.Info().Msg("the request queue can be read again")
+		}
+		return
+	}
+	c.broken.Store(&err)
+	if was == nil {
+		c.cfg.Log.Warn().Err(err).Msg("the request queue cannot be read, trying on")
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

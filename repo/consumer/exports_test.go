@@ -1,0 +1,217 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// exports is the attempt itself: two volumes in a bucket whose keys are fixed, as the customer's are. What it asks
+// of the bucket, on which condition and in which order, is what package uploader does.
+type exports struct {
+	n      *node
+	part   time.Duration                             // how long one part takes
+	reject func(a contracts.Attempt) error           // from Prepare, before anything
+	lose   func(a contracts.Attempt, id string) bool // the upload vanishes before Complete
+	commit func() error                              // from Complete, before anything
+	seal   func() error                              // from Seal, before anything
+}
+
+type lostUpload struct{ error }
+
+func (lostUpload) LostUpload() bool { return true }
+
+const partsPerVolume = 5
+
+func (e exports) Prepare(ctx context.Context, a contracts.Attempt, j Journal) (contracts.Receipt, error) {
+	none := contracts.Receipt{}
+	if e.reject != nil {
+		if err := e.reject(a); err != nil {
+			return none, err
+		}
+	}
+	manifest, err := e.Delivered(ctx, a)
+	if err != nil {
+		return none, err
+	}
+	if manifest != nil {
+		return none, contracts.Reject(contracts.DestinationTaken, "the job is already delivered")
+	}
+	if err := e.Abort(ctx, a, nil); err != nil {
+		return none, err
+	}
+	m := contracts.Manifest{Version: contracts.ManifestVersion, Tenant: a.Tenant.Name, Job: a.Request.Job, Attempt: a.ID, Only: a.Request.Only}
+	r := contracts.Receipt{Version: contracts.ReceiptVersion, Attempt: a.ID}
+	for _, kind := range []contracts.Kind{contracts.Tables, contracts.Attachments} {
+		u, err := e.upload(ctx, a, j, contracts.VolumeName(kind, a.Request.Job, 0))
+		if err != nil {
+			return none, err
+		}
+		r.Uploads = append(r.Uploads, u)
+		m.Volumes = append(m.Volumes, contracts.Volume{Name: u.Name, Kind: kind, Size: u.Size})
+	}
+	r.Manifest = must(m.Encode())
+	return r, nil
+}
+
+// upload sends one volume off, a part at a time.
+func (e exports) upload(ctx context.Context, a contracts.Attempt, j Journal, name string) (contracts.Upload, error) {
+	u := contracts.Upload{Name: name, Size: 100 * partsPerVolume}
+	id, err := call(ctx, e.n, "s3 create "+name, func() (string, error) {
+		f := e.n.folder(a.Prefix())
+		f.next++
+		id := fmt.Sprintf("u%d", f.next)
+		f.uploads[id] = upload{name: name, attempt: a.ID}
+		return id, nil
+	})
+	if err != nil {
+		return u, err
+	}
+	u.ID = id
+	if err := j.Upload(ctx, contracts.Upload{Name: name, ID: id}); err != nil {
+		return u, err
+	}
+	for part := range partsPerVolume {
+		pause(ctx, e.part)
+		err := e.n.reach(ctx, fmt.Sprintf("s3 part %d of %s", part+1, id), func() error {
+			up, ok := e.n.folder(a.Prefix()).uploads[id]
+			if !ok {
+				return errors.New("NoSuchUpload")
+			}
+			up.parts |= 1 << part
+			e.n.folder(a.Prefix()).uploads[id] = up
+			return nil
+		})
+		if err != nil {
+			return u, err
+		}
+		j.Progress(func(p *contracts.Progress) { p.Bytes += 100 })
+	}
+	return u, nil
+}
+
+var (
+	errTaken = errors.New("an object of that name is there")
+	errGone  = errors.New("no such upload")
+)
+
+func (e exports) Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	if e.commit != nil {
+		if err := e.commit(); err != nil {
+			return err
+		}
+	}
+	for _, u := range r.Uploads {
+		if err := e.complete(ctx, a, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e exports) Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error {
+	if e.seal != nil {
+		if err := e.seal(); err != nil {
+			return err
+		}
+	}
+	for _, u := range r.Uploads {
+		if err := e.verify(ctx, a, u); err != nil {
+			return err
+		}
+	}
+	return e.n.reach(ctx, "s3 manifest", func() error {
+		f := e.n.folder(a.Prefix())
+		if f.manifest != nil && string(f.manifest) != string(r.Manifest) {
+			return contracts.Reject(contracts.DestinationTaken, "another manifest stands")
+		}
+		f.manifest = r.Manifest
+		return nil
+	})
+}
+
+// complete makes one volume visible, or finds that it is.
+func (e exports) complete(ctx context.Context, a contracts.Attempt, u contracts.Upload) error {
+	err := e.finish(ctx, a, u, "")
+	if !errors.Is(err, errTaken) && !errors.Is(err, errGone) {
+		return err
+	}
+	found, lookErr := e.look(ctx, a, u)
+	switch {
+	case lookErr != nil:
+		return lookErr
+	case found == a.ID:
+		return nil // completed before
+	case found == "" && errors.Is(err, errGone), number(found) > a.Number:
+		return lostUpload{fmt.Errorf("%s is of %q: %w", u.Name, found, err)}
+	case found == "":
+		return err
+	case number(found) == a.Number:
+		return contracts.Reject(contracts.DestinationTaken, "%s is of attempt %s", u.Name, found)
+	}
+	manifest, lookErr := e.Delivered(ctx, a)
+	switch {
+	case lookErr != nil:
+		return lookErr
+	case manifest != nil:
+		return contracts.Reject(contracts.DestinationTaken, "the job is already delivered")
+	}
+	if err := e.finish(ctx, a, u, found); !errors.Is(err, errTaken) && !errors.Is(err, errGone) {
+		return err
+	}
+	return e.verify(ctx, a, u)
+}
+
+// finish is CompleteMultipartUpload, over what attempt has left under the name, or over nothing.
+func (e exports) finish(ctx context.Context, a contracts.Attempt, u contracts.Upload, attempt string) error {
+	return e.n.reach(ctx, "s3 complete "+u.ID, func() error {
+		f := e.n.folder(a.Prefix())
+		if e.lose != nil && e.lose(a, u.ID) {
+			delete(f.uploads, u.ID)
+		}
+		up, ok := f.uploads[u.ID]
+		switch {
+		case !ok:
+			return errGone
+		case up.parts != 1<<partsPerVolume-1:
+			return errors.New("not all parts are there")
+		case f.objects[u.Name] != attempt:
+			return errTaken
+		}
+		delete(f.uploads, u.ID)
+		f.objects[u.Name] = up.attempt
+		return nil
+	})
+}
+
+// look is whose object stands under the volume's name.
+func (e exports) look(ctx context.Context, a contracts.Attempt, u contracts.Upload) (string, error) {
+	return call(ctx, e.n, "s3 head "+u.Name, func() (string, error) { return e.n.folder(a.Prefix()).objects[u.Name], nil })
+}
+
+func (e exports) verify(ctx context.Context, a contracts.Attempt, u contracts.Upload) error {
+	found, err := e.look(ctx, a, u)
+	if err == nil && found != a.ID {
+		err = lostUpload{fmt.Errorf("%s is of %q", u.Name, found)}
+	}
+	return err
+}
+
+// number is the one that an attempt's id begins with.
+func number(id string) int {
+	n, _, _ := strings.Cut(id, "-")
+	return must(strconv.Atoi(n))
+}
+
+func (e exports) Abort(ctx context.Context, a contracts.Attempt, _ []contracts.Upload) error {
+	return e.n.reach(ctx, "s3 abort all", func() error { clear(e.n.folder(a.Prefix()).uploads); return nil })
+}
+
+func (e exports) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
+	return call(ctx, e.n, "s3 get manifest", func() ([]byte, error) { return e.n.folder(a.Prefix()).manifest, nil })
+}

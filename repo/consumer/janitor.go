@@ -1,0 +1,127 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// janitorKey is swapped by whichever worker sweeps next.
+const janitorKey = "janitor"
+
+// sweep is what the janitor remembers of a job: how often it has looked after it.
+type sweep struct {
+	Passes int `json:"passes,omitempty"`
+}
+
+// janitor removes what could not be removed in time: uploads that a paused worker created after its successor
+// had cleaned up, and the receipts of jobs that ended. Any worker may do it, and it does no harm if two do.
+func (c *Consumer) janitor(ctx context.Context) {
+	for pause(ctx, c.cfg.SweepEvery); ctx.Err() == nil; pause(ctx, c.cfg.SweepEvery) {
+		if !c.elected(ctx) {
+			continue
+		}
+		if err := c.sweepAll(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.Log.Warn().Err(err).Msg("the janitor could not look after all ended jobs, and will try again")
+		}
+	}
+}
+
+// elected reports whether this worker sweeps now: nobody has for a whole interval, as seen by its own clock,
+// and it wins the swap.
+func (c *Consumer) elected(ctx context.Context) bool {
+	_, rev, err := c.records.Get(ctx, janitorKey)
+	if err != nil && !errors.Is(err, errNoCell) {
+		return false
+	}
+	if rev != 0 && c.seen.unchanged(janitorKey, rev) < c.cfg.SweepEvery {
+		return false
+	}
+	now, _ := json.Marshal(map[string]any{"worker": c.cfg.Worker, "at": time.Now().UTC()})
+	if rev == 0 {
+		_, err = c.records.Create(ctx, janitorKey, now)
+	} else {
+		_, err = c.records.Update(ctx, janitorKey, now, rev)
+	}
+	return err == nil
+}
+
+func (c *Consumer) sweepAll(ctx context.Context) error {
+	keys, err := c.records.Keys(ctx, sweepKey("*", "*"))
+	if err != nil {
+		return fmt.Errorf("list jobs to look after: %w", err)
+	}
+	var problems []error
+	for _, key := range keys {
+		if ctx.Err() != nil {
+			break
+		}
+		if err := c.sweepJob(ctx, key); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// sweepJob looks after one job, if it is time.
+func (c *Consumer) sweepJob(ctx context.Context, key string) error {
+	part := strings.Split(key, ".")
+	if len(part) != 3 {
+		return nil
+	}
+	tenant, job := part[1], part[2]
+	value, rev, err := c.records.Get(ctx, key)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	var s sweep
+	if err := json.Unmarshal(value, &s); err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	r, _, err := c.records.get(ctx, recordKey(tenant, job))
+	if errors.Is(err, errNoCell) {
+		return c.records.Delete(ctx, key) // the record is lost; the bucket's lifecycle rule has the rest
+	}
+	if err != nil || !r.State.ended() {
+		return err
+	}
+	age := time.Since(r.EndedAt)
+	if s.Passes == 0 && age < c.cfg.SweepAfter || s.Passes > 0 && age < c.cfg.SweepAgain {
+		return nil
+	}
+	a, err := c.attemptOf(ctx, r)
+	if err == nil {
+		err = c.work.Abort(ctx, a, r.Uploads)
+	}
+	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
+		return fmt.Errorf("look after job %s of tenant %s: %w", job, tenant, err)
+	}
+	if err := c.dropReceipts(ctx, tenant, job); err != nil {
+		return err
+	}
+	if s.Passes++; s.Passes > 1 {
+		return c.records.Delete(ctx, key)
+	}
+	value, _ = json.Marshal(s)
+	_, err = c.records.Update(ctx, key, value, rev)
+	return err
+}
+
+// dropReceipts deletes the receipt pieces of a job that has ended: nobody will commit it again.
+func (c *Consumer) dropReceipts(ctx context.Context, tenant, job string) error {
+	keys, err := c.records.Keys(ctx, tenant+"."+job+".receipt.>")
+	if err != nil {
+		return fmt.Errorf("list receipt pieces: %w", err)
+	}
+	for _, key := range keys {
+		if err := c.records.Delete(ctx, key); err != nil {
+			return fmt.Errorf("delete %s: %w", key, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,283 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// Connect opens a connection with the settings that the protocol needs: it never gives up reconnecting, and it
+// never buffers what is sent while it is disconnected, because an ack or a heartbeat that fires minutes later
+// is a lie.
+func Connect(url string, opts ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect(url, append([]nats.Option{
+		nats.Name("snapfleet"),
+		nats.MaxReconnects(-1),
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(20 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.ReconnectWait(time.Second),
+	}, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	return nc, nil
+}
+
+// pull is the queue.
+type pull struct {
+	nc       *nats.Conn
+	consumer jetstream.Consumer
+}
+
+// nextWait is how long one pull waits.
+const nextWait = 10 * time.Second
+
+// Next gives up as soon as ctx is done. A message that is on its way at that very moment comes again after the
+// ack wait; nobody has begun it.
+func (p pull) Next(ctx context.Context) (message, error) {
+	round, cancel := context.WithTimeout(ctx, nextWait)
+	defer cancel()
+	m, err := p.consumer.Next(jetstream.FetchContext(round))
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil, nil
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, jetstream.ErrNoMessages), errors.Is(err, context.DeadlineExceeded):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("next request: %w", err)
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return nil, fmt.Errorf("next request: %w", err)
+	}
+	return delivered{p.nc, m, meta}, nil
+}
+
+// delivered is a message of the queue.
+type delivered struct {
+	nc   *nats.Conn
+	msg  jetstream.Msg
+	meta *jetstream.MsgMetadata
+}
+
+func (d delivered) Data() []byte             { return d.msg.Data() }
+func (d delivered) Header() contracts.Header { return contracts.Header(d.msg.Headers()) }
+func (d delivered) Published() time.Time     { return d.meta.Timestamp }
+func (d delivered) Delivered() uint64        { return d.meta.NumDelivered }
+func (d delivered) InProgress() error        { return d.msg.InProgress() }
+
+func (d delivered) Tenant() string {
+	return d.msg.Subject()[strings.LastIndexByte(d.msg.Subject(), '.')+1:]
+}
+
+func (d delivered) Nak(delay time.Duration) error {
+	if delay <= 0 {
+		return d.msg.Nak()
+	}
+	return d.msg.NakWithDelay(delay)
+}
+
+func (d delivered) Ack(ctx context.Context) error {
+	err := d.msg.DoubleAck(ctx)
+	if errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+		return nil
+	}
+	return err
+}
+
+// Term asks for a reply, which the library's own method does not.
+func (d delivered) Term(ctx context.Context, reason string) error {
+	_, err := d.nc.RequestWithContext(ctx, d.msg.Reply(), []byte("+TERM "+reason))
+	return err
+}
+
+// bucketCells is a key-value bucket as [cells].
+type bucketCells struct{ kv jetstream.KeyValue }
+
+func openCells(ctx context.Context, js jetstream.JetStream, bucket string) (bucketCells, error) {
+	kv, err := js.KeyValue(ctx, bucket)
+	if err != nil {
+		return bucketCells{}, fmt.Errorf("open bucket %s: %w", bucket, notSetUp(err))
+	}
+	return bucketCells{kv}, nil
+}
+
+// readTimeout bounds one read: a question that was under way when the broker restarted is never answered.
+const readTimeout = 5 * time.Second
+
+func (b bucketCells) Get(ctx context.Context, key string) ([]byte, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	e, err := b.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrKeyDeleted) {
+		return nil, 0, errNoCell
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return e.Value(), e.Revision(), nil
+}
+
+func (b bucketCells) Create(ctx context.Context, key string, value []byte) (uint64, error) {
+	rev, err := b.kv.Create(ctx, key, value)
+	return rev, swapError(err)
+}
+
+func (b bucketCells) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	rev, err := b.kv.Update(ctx, key, value, revision)
+	return rev, swapError(err)
+}
+
+// swapError recognises a lost compare-and-swap. The server's code differs between single and replicated
+// streams; the library's two sentinels cover both.
+func swapError(err error) error {
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return fmt.Errorf("%w: %w", errSwapped, err)
+	}
+	return err
+}
+
+func (b bucketCells) Put(ctx context.Context, key string, value []byte) error {
+	_, err := b.kv.Put(ctx, key, value)
+	return err
+}
+
+func (b bucketCells) Delete(ctx context.Context, key string) error { return b.kv.Purge(ctx, key) }
+
+func (b bucketCells) Keys(ctx context.Context, filter string) ([]string, error) {
+	lister, err := b.kv.ListKeysFiltered(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	for key := range lister.Keys() {
+		keys = append(keys, key)
+	}
+	return keys, ctx.Err()
+}
+
+func (b bucketCells) Changes(ctx context.Context, filter string, seen func(string, uint64)) error {
+	w, err := b.kv.Watch(ctx, filter, jetstream.UpdatesOnly(), jetstream.MetaOnly())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case e, ok := <-w.Updates():
+			if !ok {
+				return errors.New("the watch ended")
+			}
+			if e != nil {
+				seen(e.Key(), e.Revision())
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// streams is the ledger.
+type streams struct{ js jetstream.JetStream }
+
+func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.Outcome, err error) {
+	ctx, span := startSend(ctx, contracts.OutcomeSubjects)
+	defer func() { endStep(span, err) }()
+	body, err := json.Marshal(o)
+	if err != nil {
+		return o, err
+	}
+	subject := contracts.OutcomeSubject(o.Tenant, o.Job)
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body}, jetstream.WithExpectLastSequencePerSubject(0))
+	if err == nil {
+		return o, nil
+	}
+	// Refused because one stands, or unanswered: what stands decides.
+	stands, readErr := outcomeAt(ctx, s.js, o.Tenant, o.Job)
+	if readErr != nil {
+		return o, fmt.Errorf("%w (and reading the outcome: %w)", err, readErr)
+	}
+	if stands == nil {
+		return o, err
+	}
+	return *stands, nil
+}
+
+func (s streams) Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error) {
+	return outcomeAt(ctx, s.js, tenant, job)
+}
+
+// Endings listens as a plain subscriber: what is published to a stream is heard by whoever listens.
+func (s streams) Endings(ctx context.Context, ended func(string)) error {
+	prefix := strings.TrimSuffix(contracts.OutcomeSubjects, "*.*")
+	sub, err := s.js.Conn().Subscribe(contracts.OutcomeSubjects, func(m *nats.Msg) { ended(strings.TrimPrefix(m.Subject, prefix)) })
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return sub.Unsubscribe()
+}
+
+// outcomeAt reads a job's outcome from the stream's leader, or nil.
+func outcomeAt(ctx context.Context, js jetstream.JetStream, tenant, job string) (*contracts.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	stream, err := js.Stream(ctx, contracts.OutcomeStream)
+	if err != nil {
+		return nil, notSetUp(err)
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, contracts.OutcomeSubject(tenant, job))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var o contracts.Outcome
+	if err := json.Unmarshal(m.Data, &o); err != nil {
+		return nil, fmt.Errorf("the outcome of job %s: %w", job, err)
+	}
+	return &o, nil
+}
+
+func (s streams) Bury(ctx context.Context, m message, job string, why *contracts.Rejection) (err error) {
+	ctx, span := startSend(ctx, contracts.DeadSubjects)
+	defer func() { endStep(span, err) }()
+	sum := digestOf(m.Data())
+	header := nats.Header{}
+	for k, v := range m.Header() {
+		if !strings.HasPrefix(k, "Nats-") { // the publisher's own words to JetStream are not repeated
+			header[k] = v
+		}
+	}
+	reason := why.Reason()
+	header.Set(contracts.HeaderCode, string(reason.Code))
+	header.Set(contracts.HeaderReason, oneLine(reason.What))
+	header.Set(contracts.HeaderDigest, sum)
+	if contracts.ValidJob(job) {
+		header.Set(contracts.HeaderJob, job)
+	}
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.DeadSubject(m.Tenant()), Data: m.Data(), Header: header},
+		jetstream.WithMsgID(strings.Join([]string{m.Tenant(), sum, string(reason.Code)}, ".")))
+	return err
+}
+
+// oneLine makes s fit for a header.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 2000)]
+}

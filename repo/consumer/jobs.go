@@ -1,0 +1,396 @@
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// ErrNoJob: there is neither a record, nor a queued request, nor an outcome of the job.
+var ErrNoJob = errors.New("no such job")
+
+// ErrTooLate: the job can no longer be cancelled.
+var ErrTooLate = errors.New("too late to cancel")
+
+// Status is where a job stands, for people and programs outside the fleet.
+type Status struct {
+	Tenant string `json:"tenant"`
+	Job    string `json:"job"`
+	// State is queued, running, waiting (for a retry), committing, sealing, committed, failing, done or failed.
+	State string `json:"state"`
+	// Attempt is the number of the attempt under way, or of the last one.
+	Attempt int `json:"attempt,omitempty"`
+	// Errors is how many attempts ended in an error; Crashes how many workers went silent.
+	Errors          int                `json:"errors,omitempty"`
+	Crashes         int                `json:"crashes,omitempty"`
+	Worker          string             `json:"worker,omitempty"`
+	Progress        contracts.Progress `json:"progress,omitzero"`
+	LastError       string             `json:"last_error,omitempty"`
+	RequestedAt     time.Time          `json:"requested_at,omitzero"`
+	CreatedAt       time.Time          `json:"created_at,omitzero"`
+	UpdatedAt       time.Time          `json:"updated_at,omitzero"`
+	NotBefore       time.Time          `json:"not_before,omitzero"`
+	EndedAt         time.Time          `json:"ended_at,omitzero"`
+	CancelRequested bool               `json:"cancel_requested,omitempty"`
+	Reason          *contracts.Reason  `json:"reason,omitempty"`
+	TraceID         string             `json:"trace_id,omitempty"`
+	Outcome         *contracts.Outcome `json:"outcome,omitempty"`
+}
+
+// Ended reports whether the job is over and its outcome stands.
+func (s Status) Ended() bool { return s.Outcome != nil }
+
+// Jobs is what publishers and operators do with jobs. It is safe for concurrent use.
+type Jobs struct {
+	js      jetstream.JetStream
+	records records
+	kv      jetstream.KeyValue
+}
+
+// OpenJobs opens what [Setup] has made.
+func OpenJobs(ctx context.Context, js jetstream.JetStream) (*Jobs, error) {
+	cells, err := openCells(ctx, js, contracts.JobBucket)
+	if err != nil {
+		return nil, err
+	}
+	return &Jobs{js: js, records: records{cells}, kv: cells.kv}, nil
+}
+
+// Submit publishes a request. duplicate says that the queue has seen the job's id within its window and that
+// nothing was added; a job whose id was used before, with the same content, is also harmless after that.
+func (j *Jobs) Submit(ctx context.Context, req contracts.Request, header contracts.Header) (duplicate bool, err error) {
+	if err := req.Validate(); err != nil {
+		return false, err
+	}
+	r, _, err := j.records.get(ctx, recordKey(req.Tenant, req.Job))
+	if err == nil && r.Digest != "" && r.Digest != req.Digest() {
+		return false, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before, with other content", req.Job, req.Tenant)
+	}
+	return j.publish(ctx, req, header, contracts.RequestMsgID(req.Tenant, req.Job))
+}
+
+func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contracts.Header, id string) (duplicate bool, err error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return false, fmt.Errorf("encode the request: %w", err)
+	}
+	m := &nats.Msg{Subject: contracts.RequestSubject(req.Tenant), Data: body, Header: nats.Header(header)}
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	ack, err := j.js.PublishMsg(ctx, m, jetstream.WithMsgID(id), jetstream.WithExpectStream(contracts.RequestStream))
+	if err != nil {
+		return false, fmt.Errorf("publish the request: %w", notSetUp(err))
+	}
+	// From here on the request is kept by the queue until the job has ended.
+	return ack.Duplicate, nil
+}
+
+// Status is where one job stands, or [ErrNoJob].
+func (j *Jobs) Status(ctx context.Context, tenant, job string) (Status, error) {
+	if !contracts.ValidTenant(tenant) || !contracts.ValidJob(job) {
+		return Status{}, fmt.Errorf("job %.80q of tenant %.80q: %w", job, tenant, ErrNoJob)
+	}
+	r, _, err := j.records.get(ctx, recordKey(tenant, job))
+	if errors.Is(err, errNoCell) {
+		return j.withoutRecord(ctx, tenant, job)
+	}
+	if err != nil {
+		return Status{}, err
+	}
+	return j.withOutcome(ctx, statusOf(r))
+}
+
+func statusOf(r record) Status {
+	s := Status{
+		Tenant: r.Request.Tenant, Job: r.Request.Job, State: string(r.State), Attempt: r.Attempt, Errors: r.Errors, Crashes: r.Crashes,
+		Worker: r.Worker, Progress: r.Progress, LastError: r.LastError, RequestedAt: r.Request.RequestedAt, CreatedAt: r.CreatedAt,
+		UpdatedAt: r.UpdatedAt, NotBefore: r.NotBefore, EndedAt: r.EndedAt, CancelRequested: r.Cancel, Reason: r.Reason, TraceID: r.TraceID,
+	}
+	if r.Owner == "" && !r.State.ended() {
+		s.State = "waiting"
+	}
+	return s
+}
+
+// withOutcome adds the outcome of a job that has one.
+func (j *Jobs) withOutcome(ctx context.Context, s Status) (Status, error) {
+	if state(s.State) != done && state(s.State) != failed {
+		return s, nil
+	}
+	o, err := outcomeAt(ctx, j.js, s.Tenant, s.Job)
+	if err != nil {
+		return s, fmt.Errorf("read the outcome of job %s: %w", s.Job, err)
+	}
+	s.Outcome = o
+	return s, nil
+}
+
+// withoutRecord finds a job that nobody has claimed yet, or whose record is gone.
+func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, error) {
+	o, err := outcomeAt(ctx, j.js, tenant, job)
+	if err != nil {
+		return Status{}, err
+	}
+	if o != nil {
+		s := Status{Tenant: tenant, Job: job, State: string(failed), Attempt: o.Attempts, EndedAt: o.EndedAt, Reason: o.Reason, TraceID: o.TraceID, Outcome: o}
+		if o.Kind.OK() {
+			s.State = string(done)
+		}
+		return s, nil
+	}
+	for req, err := range j.queued(ctx, contracts.RequestSubject(tenant)) {
+		if err != nil {
+			return Status{}, err
+		}
+		if req.Job == job {
+			return unclaimed(req), nil
+		}
+	}
+	if reason, err := j.dead(ctx, tenant, job); reason != nil || err != nil {
+		return Status{Tenant: tenant, Job: job, State: string(failed), Reason: reason}, err
+	}
+	return Status{}, fmt.Errorf("job %s of tenant %s: %w", job, tenant, ErrNoJob)
+}
+
+// unclaimed is the status of a request that no worker has begun.
+func unclaimed(req contracts.Request) Status {
+	return Status{Tenant: req.Tenant, Job: req.Job, State: "queued", RequestedAt: req.RequestedAt}
+}
+
+// queued yields the requests on a subject that are in the queue, oldest first. Workers work on some of them.
+func (j *Jobs) queued(ctx context.Context, subject string) iter.Seq2[contracts.Request, error] {
+	return func(yield func(contracts.Request, error) bool) {
+		for m, err := range j.messages(ctx, contracts.RequestStream, subject) {
+			if err != nil {
+				yield(contracts.Request{}, err)
+				return
+			}
+			if req, err := contracts.DecodeRequest(m.Data); err == nil && !yield(req, nil) {
+				return
+			}
+		}
+	}
+}
+
+// dead is why a request never became a job.
+func (j *Jobs) dead(ctx context.Context, tenant, job string) (reason *contracts.Reason, err error) {
+	for m, err := range j.messages(ctx, contracts.DeadStream, contracts.DeadSubject(tenant)) {
+		if err != nil {
+			return nil, err
+		}
+		if m.Header.Get(contracts.HeaderJob) == job {
+			code := contracts.Code(m.Header.Get(contracts.HeaderCode))
+			a := code.Advice()
+			reason = &contracts.Reason{Code: code, What: m.Header.Get(contracts.HeaderReason), Cause: a.Cause, Fix: a.Fix}
+		}
+	}
+	return reason, nil
+}
+
+// messages reads a stream's messages on a subject by their sequence. It makes no consumer: a work queue allows
+// no second one.
+func (j *Jobs) messages(ctx context.Context, name, subject string) iter.Seq2[*jetstream.RawStreamMsg, error] {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		stream, err := j.js.Stream(ctx, name)
+		if err != nil {
+			yield(nil, notSetUp(err))
+			return
+		}
+		for seq := uint64(1); ; {
+			m, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+			seq = m.Sequence + 1
+		}
+	}
+}
+
+// listed is how many requests [Jobs.List] looks at in the queue.
+const listed = 1000
+
+// List returns the jobs of a tenant, or of all tenants when tenant is empty, those that changed last first: every
+// job that has a record, and of those that nobody has claimed yet as many as are among the first 1000 requests of
+// the queue. Outcomes are not read: a record's state says enough for a list.
+func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
+	keys, subject := recordKeys, contracts.RequestSubjects
+	if tenant != "" {
+		if !contracts.ValidTenant(tenant) {
+			return nil, contracts.Reject(contracts.UnknownTenant, "%.80q is no tenant's name", tenant)
+		}
+		keys, subject = recordKey(tenant, "*"), contracts.RequestSubject(tenant)
+	}
+	// The queue first: a request that is claimed in between has a record by the time the records are read.
+	waiting, err := j.waiting(ctx, subject)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	jobs, err := j.recorded(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	for _, s := range jobs {
+		delete(waiting, recordKey(s.Tenant, s.Job))
+	}
+	jobs = slices.AppendSeq(jobs, maps.Values(waiting))
+	changed := func(s Status) time.Time {
+		if s.UpdatedAt.IsZero() {
+			return s.RequestedAt
+		}
+		return s.UpdatedAt
+	}
+	slices.SortFunc(jobs, func(a, b Status) int {
+		return cmp.Or(changed(b).Compare(changed(a)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
+	})
+	return jobs, nil
+}
+
+// waiting is what the queue's first requests ask for, by the key that a record would have.
+func (j *Jobs) waiting(ctx context.Context, subject string) (map[string]Status, error) {
+	jobs, n := make(map[string]Status), 0
+	for req, err := range j.queued(ctx, subject) {
+		if err != nil {
+			return nil, err
+		}
+		jobs[recordKey(req.Tenant, req.Job)] = unclaimed(req)
+		if n++; n == listed {
+			break
+		}
+	}
+	return jobs, nil
+}
+
+// recorded are the jobs that have a record.
+func (j *Jobs) recorded(ctx context.Context, keys string) (jobs []Status, err error) {
+	w, err := j.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case e := <-w.Updates():
+			if e == nil { // all that there was
+				return jobs, nil
+			}
+			var r record
+			if err := json.Unmarshal(e.Value(), &r); err == nil && r.Version == recordVersion {
+				jobs = append(jobs, statusOf(r))
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// changes follows one record. When that cannot be arranged soon, as while the connection comes back, nothing ever
+// arrives: whoever watches has to look by himself.
+func (j *Jobs) changes(ctx context.Context, key string) (entries <-chan jetstream.KeyValueEntry, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(readTimeout, cancel)
+	w, err := j.kv.Watch(ctx, key, jetstream.IgnoreDeletes())
+	if err != nil || !late.Stop() {
+		cancel()
+		return nil, cancel
+	}
+	return w.Updates(), func() { _ = w.Stop(); cancel() }
+}
+
+// Watch yields the status of a job now and after every change, until its outcome stands or it was refused, ctx
+// is done, or an error. A job that nobody has claimed yet is looked for every two seconds.
+func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, error] {
+	return func(yield func(Status, error) bool) {
+		if !contracts.ValidTenant(tenant) || !contracts.ValidJob(job) {
+			yield(Status{}, fmt.Errorf("job %.80q of tenant %.80q: %w", job, tenant, ErrNoJob))
+			return
+		}
+		changes, stop := j.changes(ctx, recordKey(tenant, job))
+		defer stop()
+		look := time.NewTicker(2 * time.Second)
+		defer look.Stop()
+		for followed, first := false, true; ; first = false {
+			if !first {
+				select {
+				case e := <-changes:
+					if e == nil {
+						continue
+					}
+					followed = true // the record is there, and its changes reach us
+				case <-look.C:
+					if followed {
+						continue
+					}
+				case <-ctx.Done():
+					yield(Status{}, context.Cause(ctx))
+					return
+				}
+			}
+			s, err := j.Status(ctx, tenant, job)
+			if !yield(s, err) || err != nil || s.Ended() || s.State == string(failed) {
+				return
+			}
+		}
+	}
+}
+
+// Cancel asks for the end of a job, and returns once the wish is recorded. A running attempt stops within one
+// heartbeat and leaves nothing behind. A job that is being committed, or has ended, is [ErrTooLate].
+func (j *Jobs) Cancel(ctx context.Context, tenant, job string) error {
+	s, err := j.Status(ctx, tenant, job)
+	if err != nil {
+		return err
+	}
+	key := recordKey(tenant, job)
+	for {
+		r, rev, err := j.records.get(ctx, key)
+		switch {
+		case errors.Is(err, errNoCell) && s.State != "queued":
+			return fmt.Errorf("job %s of tenant %s is %s: %w", job, tenant, s.State, ErrTooLate)
+		case errors.Is(err, errNoCell):
+			// Nobody has claimed it: whoever does finds the decision made.
+			now := time.Now().UTC()
+			r = record{State: running, Epoch: 1, Request: contracts.Request{Version: contracts.RequestVersion, Tenant: tenant, Job: job}, CreatedAt: now, Deadline: now.Add(time.Hour)}
+		case err != nil:
+			return err
+		case r.State == running && r.Cancel, r.State == failing && r.Reason != nil && r.Reason.Code == contracts.CancelledByUser:
+			return nil
+		case r.State != running:
+			return fmt.Errorf("job %s of tenant %s is %s: %w", job, tenant, r.State, ErrTooLate)
+		}
+		r.Cancel = true
+		_, err = j.records.swap(ctx, key, r, rev)
+		if errors.Is(err, errSwapped) {
+			continue // a heartbeat was faster
+		}
+		if err != nil {
+			return err
+		}
+		return j.nudge(ctx, r)
+	}
+}
+
+// nudge wakes the fleet for a job that waits for its next attempt: a second message with the same content is
+// harmless, and comes at once.
+func (j *Jobs) nudge(ctx context.Context, r record) error {
+	if r.Owner != "" || r.Digest == "" {
+		return nil
+	}
+	_, err := j.publish(ctx, r.Request, nil, contracts.RequestMsgID(r.Request.Tenant, r.Request.Job)+".cancel."+nonce())
+	return err
+}

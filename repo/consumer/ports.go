@@ -1,0 +1,107 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// Work is what the consumer drives. The composition root implements it over exporter and uploader.
+//
+// All methods may be called again, by this worker or by another, after any of them failed, or succeeded
+// without anybody learning of it. They retry single requests, for minutes at most; trying an attempt again is the
+// consumer's part. An error with a [contracts.Rejection] in its chain means that no retry helps.
+// Cancelling ctx stops them soon; what they leave behind is what Abort removes.
+type Work interface {
+	// Prepare uploads everything that the attempt asks for and shows nothing. When it returns, all that
+	// the receipt names is durable.
+	Prepare(ctx context.Context, a contracts.Attempt, j Journal) (contracts.Receipt, error)
+	// Complete makes a receipt's volumes visible, Seal verifies them and writes the manifest. Both are idempotent,
+	// and any worker may call them with a receipt that another one prepared. An error that Is a lost upload (see
+	// [LostUpload]) means that they never can.
+	Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error
+	Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error
+	// Abort leaves no upload of the job behind: neither those given nor any other below its prefix.
+	Abort(ctx context.Context, a contracts.Attempt, uploads []contracts.Upload) error
+	// Delivered returns the manifest that stands in the job's folder, or nil.
+	Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error)
+}
+
+// LostUpload is the behaviour of an error of Complete or Seal that says: an upload that the receipt names is gone, and
+// its object is not there. The job goes back to RUNNING with a new attempt.
+type LostUpload interface{ LostUpload() bool }
+
+// Unreachable is the behaviour of an error of Work that says: the destination does not answer. Other jobs for it
+// then wait in the queue, while one tries.
+type Unreachable interface{ Unreachable() bool }
+
+// Journal is where an attempt in progress writes what its successor, or a watcher, needs to know.
+type Journal interface {
+	// Upload records an upload. Only when it has returned nil may the first part leave.
+	Upload(ctx context.Context, u contracts.Upload) error
+	// Progress changes the report that the next heartbeat carries. It never blocks on the network. A
+	// report that does not move for [Config].Stall ends the attempt.
+	Progress(change func(*contracts.Progress))
+}
+
+// The ports to NATS. jetstream.go is the real thing; the orchestration knows only these, so that the same
+// code runs in virtual time against memory.
+
+// message is one delivery of one request.
+type message interface {
+	Data() []byte
+	Tenant() string // last token of the subject
+	Header() contracts.Header
+	Published() time.Time
+	Delivered() uint64 // how often the queue has handed it out; no count of attempts
+
+	// InProgress and Nak are fire and forget, and prove nothing about ownership.
+	InProgress() error
+	Nak(delay time.Duration) error
+	// Ack and Term return nil when the server has said that the message is gone.
+	Ack(ctx context.Context) error
+	Term(ctx context.Context, reason string) error
+}
+
+// queue hands out one message at a time.
+type queue interface {
+	// Next waits a few seconds at most and returns nil, nil when there was nothing.
+	Next(ctx context.Context) (message, error)
+}
+
+// cells is a compare-and-swap store: one value and one growing revision for each key. Reads may be stale.
+type cells interface {
+	Get(ctx context.Context, key string) (value []byte, revision uint64, err error) // errNoCell
+	Create(ctx context.Context, key string, value []byte) (uint64, error)           // errSwapped
+	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+	Put(ctx context.Context, key string, value []byte) error
+	Delete(ctx context.Context, key string) error
+	Keys(ctx context.Context, filter string) ([]string, error)
+	// Changes calls seen for every change from now on until ctx is done.
+	Changes(ctx context.Context, filter string, seen func(key string, revision uint64)) error
+}
+
+// ledger takes outcomes, one for each job, and gives-up notices.
+type ledger interface {
+	// Publish writes the outcome unless there is one; it returns the one that stands.
+	Publish(ctx context.Context, o contracts.Outcome) (contracts.Outcome, error)
+	// Outcome reads the one that stands, or nil.
+	Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error)
+	// Endings calls ended, with the record's key, for every outcome that is published from now on until ctx
+	// is done. Some may be missed.
+	Endings(ctx context.Context, ended func(key string)) error
+	// Bury keeps the message with the reason. The same message and code are kept once.
+	Bury(ctx context.Context, m message, job string, why *contracts.Rejection) error
+}
+
+// registry knows the tenants.
+type registry interface {
+	Get(ctx context.Context, name string) (contracts.Tenant, error) // a Rejection unknown_tenant
+}
+
+var (
+	errNoCell  = errors.New("no such record")
+	errSwapped = errors.New("the record was changed by somebody else")
+)

@@ -1,0 +1,225 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// SetupOptions is what operators may choose about the streams. A zero field means its default.
+type SetupOptions struct {
+	// Replicas of every stream and bucket. Default 1; production has 3.
+	Replicas int
+	// AckWait is when the queue hands out a message whose worker has gone silent. Default 60 s; it must
+	// not be less than the workers' observation time.
+	AckWait time.Duration
+}
+
+// Setup creates what is missing of the streams, buckets and the queue's consumer, and returns a line for each
+// of them. It changes nothing that exists: what differs is an error that names the field, because it is an
+// operator who has to know why.
+func Setup(ctx context.Context, js jetstream.JetStream, o SetupOptions) ([]string, error) {
+	if o.Replicas == 0 {
+		o.Replicas = 1
+	}
+	if o.AckWait == 0 {
+		o.AckWait = 60 * time.Second
+	}
+	var lines []string
+	for _, p := range plan() {
+		p.stream.Replicas = o.Replicas
+		created, err := p.ensure(ctx, js)
+		if err != nil {
+			return lines, err
+		}
+		lines = append(lines, line(p.what(), created))
+	}
+	want := queueConfig()
+	want.AckWait, want.Replicas = o.AckWait, o.Replicas
+	created, err := ensureQueue(ctx, js, want)
+	if err != nil {
+		return lines, err
+	}
+	return append(lines, line("consumer "+want.Durable, created)), nil
+}
+
+func line(what string, created bool) string {
+	if created {
+		return what + ": created"
+	}
+	return what + ": as it should be"
+}
+
+// verify is Setup without creating: what is missing, or differs in anything but what operators choose, is
+// an error.
+func verify(ctx context.Context, js jetstream.JetStream) error {
+	for _, p := range plan() {
+		s, err := js.Stream(ctx, p.stream.Name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.what(), notSetUp(err))
+		}
+		if err := p.compare(s.CachedInfo().Config); err != nil {
+			return err
+		}
+	}
+	q, err := js.Consumer(ctx, contracts.RequestStream, contracts.WorkersName)
+	if err != nil {
+		return fmt.Errorf("consumer %s: %w", contracts.WorkersName, notSetUp(err))
+	}
+	return compareQueue(q.CachedInfo().Config, queueConfig())
+}
+
+// notSetUp tells what to do about something that is not there.
+func notSetUp(err error) error {
+	for _, missing := range []error{jetstream.ErrStreamNotFound, jetstream.ErrBucketNotFound, jetstream.ErrConsumerNotFound} {
+		if errors.Is(err, missing) {
+			return fmt.Errorf("%w: run `snapfleet setup` first", err)
+		}
+	}
+	return err
+}
+
+// place is a stream, or a bucket, which is a stream with a prefix.
+type place struct {
+	stream  jetstream.StreamConfig
+	bucket  string // not empty: created as a key-value bucket
+	history uint8
+}
+
+// plan is everything that snapfleet keeps in JetStream.
+func plan() []place {
+	return []place{
+		{stream: jetstream.StreamConfig{
+			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects}, Description: "snapshot requests",
+			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage,
+			Duplicates: 24 * time.Hour, MaxMsgSize: contracts.MaxRequestBytes,
+		}},
+		{stream: jetstream.StreamConfig{
+			Name: contracts.OutcomeStream, Subjects: []string{contracts.OutcomeSubjects}, Description: "how each snapshot job ended, written once",
+			// The second outcome of a job is refused by the server, whoever publishes it.
+			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, DenyDelete: true, DenyPurge: true,
+			Storage: jetstream.FileStorage, MaxAge: 400 * 24 * time.Hour, Duplicates: 2 * time.Minute,
+		}},
+		{stream: jetstream.StreamConfig{
+			Name: contracts.DeadStream, Subjects: []string{contracts.DeadSubjects}, Description: "requests that were given up, with the reason",
+			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 24 * time.Hour,
+		}},
+		{bucket: contracts.JobBucket, history: 5, stream: jetstream.StreamConfig{Name: "KV_" + contracts.JobBucket, Description: "the record of each snapshot job"}},
+		{bucket: contracts.TenantBucket, history: 10, stream: jetstream.StreamConfig{Name: "KV_" + contracts.TenantBucket, Description: "the registry of tenants"}},
+	}
+}
+
+func (p place) what() string {
+	if p.bucket != "" {
+		return "bucket " + p.bucket
+	}
+	return "stream " + p.stream.Name
+}
+
+func (p place) ensure(ctx context.Context, js jetstream.JetStream) (created bool, err error) {
+	s, err := js.Stream(ctx, p.stream.Name)
+	switch {
+	case err == nil:
+		have := s.CachedInfo().Config
+		if err := p.compare(have); err != nil {
+			return false, err
+		}
+		return false, differs(p.what(), "replicas", have.Replicas, p.stream.Replicas)
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return false, fmt.Errorf("%s: %w", p.what(), err)
+	case p.bucket != "":
+		_, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: p.bucket, Description: p.stream.Description, History: p.history, Storage: jetstream.FileStorage, Replicas: p.stream.Replicas,
+		})
+	default:
+		_, err = js.CreateStream(ctx, p.stream)
+	}
+	if err != nil {
+		return false, fmt.Errorf("create %s: %w", p.what(), err)
+	}
+	return true, nil
+}
+
+// compare looks at every field that a promise rests on.
+func (p place) compare(have jetstream.StreamConfig) error {
+	want := p.stream
+	if p.bucket != "" {
+		return errors.Join(
+			differs(p.what(), "history", have.MaxMsgsPerSubject, int64(p.history)),
+			differs(p.what(), "ttl", have.MaxAge, time.Duration(0)),
+			differs(p.what(), "storage", have.Storage, jetstream.FileStorage),
+			differs(p.what(), "max_bytes", have.MaxBytes, int64(-1)),
+		)
+	}
+	unlimited := func(n int64) int64 { return max(n, 0) }
+	return errors.Join(
+		differs(p.what(), "subjects", have.Subjects, want.Subjects),
+		differs(p.what(), "retention", have.Retention, want.Retention),
+		differs(p.what(), "discard", have.Discard, want.Discard),
+		differs(p.what(), "discard_new_per_subject", have.DiscardNewPerSubject, want.DiscardNewPerSubject),
+		differs(p.what(), "max_msgs_per_subject", unlimited(have.MaxMsgsPerSubject), want.MaxMsgsPerSubject),
+		differs(p.what(), "max_msgs", unlimited(have.MaxMsgs), want.MaxMsgs),
+		differs(p.what(), "max_bytes", unlimited(have.MaxBytes), want.MaxBytes),
+		differs(p.what(), "max_msg_size", max(have.MaxMsgSize, 0), want.MaxMsgSize),
+		differs(p.what(), "max_age", have.MaxAge, want.MaxAge),
+		differs(p.what(), "duplicate_window", have.Duplicates, want.Duplicates),
+		differs(p.what(), "storage", have.Storage, want.Storage),
+		differs(p.what(), "deny_delete", have.DenyDelete, want.DenyDelete),
+		differs(p.what(), "deny_purge", have.DenyPurge, want.DenyPurge),
+		differs(p.what(), "no_ack", have.NoAck, false),
+		differs(p.what(), "mirror or sources", have.Mirror != nil || len(have.Sources) > 0, false),
+	)
+}
+
+func differs(what, field string, have, want any) error {
+	if reflect.DeepEqual(have, want) {
+		return nil
+	}
+	return fmt.Errorf("%s: %s is %v, and should be %v: change it with the nats command, or remove what stands there", what, field, have, want)
+}
+
+// queueConfig is the consumer that the whole fleet shares. BackOff stays empty, because it does not compose
+// with delayed naks; MaxDeliver stays -1, because it would strand messages; the fleet counts attempts itself.
+func queueConfig() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable: contracts.WorkersName, Description: "the workers of the fleet",
+		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 10_000,
+	}
+}
+
+func ensureQueue(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig) (created bool, err error) {
+	q, err := js.Consumer(ctx, contracts.RequestStream, want.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if _, err := js.CreateConsumer(ctx, contracts.RequestStream, want); err != nil {
+			return false, fmt.Errorf("create consumer %s: %w", want.Durable, err)
+		}
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("consumer %s: %w", want.Durable, err)
+	}
+	have := q.CachedInfo().Config
+	return false, errors.Join(compareQueue(have, want), differs("consumer "+want.Durable, "ack_wait", have.AckWait, want.AckWait))
+}
+
+func compareQueue(have, want jetstream.ConsumerConfig) error {
+	what := "consumer " + want.Durable
+	filters := slices.DeleteFunc(append(have.FilterSubjects, have.FilterSubject), func(s string) bool { return s == "" })
+	return errors.Join(
+		differs(what, "ack_policy", have.AckPolicy, want.AckPolicy),
+		differs(what, "deliver_policy", have.DeliverPolicy, want.DeliverPolicy),
+		differs(what, "max_deliver", have.MaxDeliver, want.MaxDeliver),
+		differs(what, "max_ack_pending", have.MaxAckPending, want.MaxAckPending),
+		differs(what, "backoff", len(have.BackOff), 0),
+		differs(what, "filter_subjects", strings.Join(filters, " "), ""),
+		differs(what, "headers_only", have.HeadersOnly, false),
+	)
+}

@@ -1,0 +1,88 @@
+package contracts_test
+
+import (
+	"strings"
+	"time"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// The documents below have every field set; a test asserts it.
+
+var instant = time.Date(2026, 3, 31, 14, 30, 22, 482913000, time.UTC)
+
+func fullTenant() contracts.Tenant {
+	return contracts.Tenant{
+		Version: contracts.TenantVersion,
+		Name:    "acme",
+		Schema:  "acme_prod",
+		Destination: contracts.Destination{
+			Bucket:     "acme-snapshots",
+			Region:     "us-west-2",
+			RoleARN:    "arn:aws:iam::222222222222:role/teams/snapfleet-delivery",
+			ExternalID: "7f3c1b1e9d0a4c5f8e2d6a7b",
+			Owner:      "333333333333",
+			KMSKeyARN:  "arn:aws:kms:us-west-2:222222222222:key/0d4c3f0e-52a1-4c9f-9a37-2f2b6a0b9c11",
+			Endpoint:   "https://s3.example.com:9000",
+		},
+		Format:    contracts.CSV,
+		Limits:    contracts.Limits{VolumeBytes: 1 << 30, Gaps: contracts.FailOnGaps},
+		UpdatedAt: instant,
+	}
+}
+
+func fullManifest() contracts.Manifest {
+	const tables, files = "snapshot_tables_2026-03-31-143022.tar", "snapshot_attachments_part2_2026-03-31-143022.tar"
+	return contracts.Manifest{
+		Version:     contracts.ManifestVersion,
+		Tenant:      "acme",
+		Job:         "2026-03-31-143022",
+		Attempt:     "3-9f86d081884c7d65",
+		Only:        contracts.Tables,
+		Format:      contracts.CSV,
+		RequestedAt: instant,
+		Snapshot:    contracts.Snapshot{At: instant, XID: "812:815:813", ServerVersion: "15.18", Standby: true},
+		Tables: []contracts.Table{
+			{
+				Name:    `Größe "x"`,
+				Columns: []contracts.Column{{Name: "id", Type: "numeric(12,4)", NotNull: true, Generated: true, Identity: true}},
+				Rows:    7,
+				Parents: []string{"base"}, Partitions: 3,
+			},
+			{Name: "no columns"},
+		},
+		Attachments: []contracts.Attachment{{
+			ID: "a1", EntityID: "e1", Filename: "<a>.pdf", ContentType: "application/pdf", ETag: `"abc"`, File: "a1/%3Ca%3E.pdf", External: true,
+		}},
+		Gaps:     []contracts.Gap{{ID: "a2", Filename: "b.pdf", Reason: "missing"}},
+		Excluded: []string{"view v"},
+		Volumes: []contracts.Volume{
+			{Name: tables, Kind: contracts.Tables, Size: 10240, CRC64NVME: "rosUhgp5mIM=", Files: 1},
+			{Name: files, Kind: contracts.Attachments, Size: 10240, CRC64NVME: "rosUhgp5mIM=", Files: 1},
+		},
+		Files: []contracts.File{
+			{Name: "t.csv.gz", Volume: tables, Of: `Größe "x"`, Size: 99, SHA256: strings.Repeat("9f", 32), Rows: 7},
+			{Name: "a1/%3Ca%3E.pdf", Volume: files, Of: "a1", SHA256: strings.Repeat("00", 32)},
+		},
+		Totals:   contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480},
+		Producer: contracts.Producer{Name: "snapfleet", Version: "v0.1.0"},
+		TraceID:  "4bf92f3577b34da6a3ce929d0e0e4736",
+	}
+}
+
+func fullOutcome() contracts.Outcome {
+	return contracts.Outcome{
+		Version:        contracts.OutcomeVersion,
+		Tenant:         "acme",
+		Job:            "2026-03-31-143022",
+		Kind:           contracts.DeliveredWithGaps,
+		Attempt:        "3-9f86d081884c7d65",
+		Attempts:       3,
+		EndedAt:        instant,
+		Manifest:       "s3://acme-snapshots/acme/2026-03-31-143022/manifest.json",
+		ManifestSHA256: strings.Repeat("9f", 32),
+		Totals:         &contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480},
+		Reason:         &contracts.Reason{Code: contracts.KMSDenied, What: "what", Cause: "cause", Fix: "fix"},
+		TraceID:        "4bf92f3577b34da6a3ce929d0e0e4736",
+	}
+}

@@ -1,0 +1,178 @@
+package contracts
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ManifestVersion is the only version of [Manifest] that this build writes.
+const ManifestVersion = 1
+
+// MaxManifestBytes is the largest manifest that is read back.
+const MaxManifestBytes = 256 << 20
+
+// Manifest is the last object of a delivery, and the only one that a customer needs to trust: when it is
+// there, every file that it names is there, with the size and the digest that it gives.
+type Manifest struct {
+	Version int    `json:"version"`
+	Tenant  string `json:"tenant"`
+	Job     string `json:"job"`
+	// Attempt is the [Attempt].ID whose bytes these are.
+	Attempt string `json:"attempt"`
+	Only    Kind   `json:"only,omitempty"` // what the request was restricted to
+	Format  Format `json:"format"`
+
+	RequestedAt time.Time `json:"requested_at"`
+	// Snapshot is the instant that every table, and the list of attachments, was read at.
+	Snapshot Snapshot `json:"snapshot"`
+
+	Tables      []Table      `json:"tables"`
+	Attachments []Attachment `json:"attachments"`
+	// Gaps are attachments that the database names and the source store could not give.
+	Gaps []Gap `json:"gaps"`
+	// Excluded says, in words, what of the schema is not part of a snapshot.
+	Excluded []string `json:"excluded,omitempty"`
+
+	Volumes []Volume `json:"volumes"`
+	Files   []File   `json:"files"`
+
+	Totals   Totals   `json:"totals"`
+	Producer Producer `json:"producer"`
+	TraceID  string   `json:"trace_id,omitempty"`
+}
+
+// Contents is the part of a manifest that the exporter knows.
+type Contents struct {
+	Snapshot    Snapshot
+	Tables      []Table
+	Attachments []Attachment
+	Gaps        []Gap
+	Excluded    []string
+}
+
+// Snapshot is one instant of a database.
+type Snapshot struct {
+	At            time.Time `json:"at"`             // the database's clock
+	XID           string    `json:"xid_snapshot"`   // pg_current_snapshot(), for those who audit it
+	ServerVersion string    `json:"server_version"` // PostgreSQL's own
+	Standby       bool      `json:"standby,omitempty"`
+}
+
+// Table is one table of the snapshot. Rows are found in the files whose Of is its name.
+type Table struct {
+	Name    string   `json:"name"`
+	Columns []Column `json:"columns"`
+	Rows    int64    `json:"rows"`
+	// Parents are the tables that this one inherits from. Its rows are not repeated there.
+	Parents []string `json:"parents,omitempty"`
+	// Partitions is how many leaves a partitioned table has. All of them are in its one file.
+	Partitions int `json:"partitions,omitempty"`
+}
+
+// Column is one column, in the order of the file.
+type Column struct {
+	Name      string `json:"name"`
+	Type      string `json:"type"` // as format_type() writes it
+	NotNull   bool   `json:"not_null,omitempty"`
+	Generated bool   `json:"generated,omitempty"` // computed by the database: leave it out when loading
+	Identity  bool   `json:"identity,omitempty"`
+}
+
+// Attachment is one row of the tenant's attachment table.
+type Attachment struct {
+	ID          string `json:"id"`
+	EntityID    string `json:"entity_id,omitempty"`
+	Filename    string `json:"filename"`
+	ContentType string `json:"content_type,omitempty"`
+	ETag        string `json:"etag,omitempty"`
+	// File is the member that holds it. Empty: External, or a gap.
+	File string `json:"file,omitempty"`
+	// External: the row has no stored file (an integration keeps it elsewhere). It is listed, not fetched.
+	External bool `json:"external,omitempty"`
+}
+
+// Gap is an attachment that could not be delivered.
+type Gap struct {
+	ID       string `json:"id"`
+	Filename string `json:"filename"`
+	Reason   string `json:"reason"` // "missing", "changed", "denied", "archived"
+}
+
+// Volume is one .tar of the delivery.
+type Volume struct {
+	Name      string `json:"name"`
+	Kind      Kind   `json:"kind"`
+	Size      int64  `json:"size"`
+	CRC64NVME string `json:"crc64nvme"` // of the whole object, base64 as S3 writes it
+	Files     int    `json:"files"`
+}
+
+// File is one member of a volume.
+type File struct {
+	Name   string `json:"name"`
+	Volume string `json:"volume"`
+	Of     string `json:"of"` // the table's name, or the attachment's id
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"` // hex
+	Rows   int64  `json:"rows,omitempty"`
+}
+
+// Totals sums the manifest up.
+type Totals struct {
+	Tables      int   `json:"tables"`
+	Rows        int64 `json:"rows"`
+	Attachments int   `json:"attachments"` // delivered files
+	Gaps        int   `json:"gaps"`
+	Volumes     int   `json:"volumes"`
+	Bytes       int64 `json:"bytes"` // of all volumes
+}
+
+// Producer is the program that made the delivery.
+type Producer struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Encode writes the manifest as it stands in the bucket: indented, ending in a newline. A list without
+// entries is written [], not null.
+func (m Manifest) Encode() ([]byte, error) {
+	m.Tables = slices.Clone(m.Tables)
+	for i := range m.Tables { // a table may have no columns
+		m.Tables[i].Columns = orEmpty(m.Tables[i].Columns)
+	}
+	m.Tables, m.Attachments, m.Gaps = orEmpty(m.Tables), orEmpty(m.Attachments), orEmpty(m.Gaps)
+	m.Volumes, m.Files = orEmpty(m.Volumes), orEmpty(m.Files)
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode manifest: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// DecodeManifest reads a manifest of this version. Unknown fields are allowed: a customer's old
+// `verify` must read what a newer worker wrote as long as the version is the same.
+func DecodeManifest(data []byte) (Manifest, error) {
+	var m Manifest
+	if len(data) > MaxManifestBytes {
+		return m, fmt.Errorf("manifest: %d bytes, the limit is %d", len(data), MaxManifestBytes)
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, fmt.Errorf("manifest: not the expected JSON: %w", err)
+	}
+	if m.Version != ManifestVersion {
+		return m, fmt.Errorf("manifest: version %d, this build reads %d", m.Version, ManifestVersion)
+	}
+	if !ValidTenant(m.Tenant) || !ValidJob(m.Job) {
+		return m, fmt.Errorf("manifest: tenant %.80q or job %.80q is not a valid name", m.Tenant, m.Job)
+	}
+	return m, nil
+}

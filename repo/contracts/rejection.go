@@ -1,0 +1,245 @@
+package contracts
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Rejection is a failure that no retry cures: somebody has to change something first. Any error that has
+// one in its chain ends the job; every other error is tried again.
+type Rejection struct {
+	Code Code
+	Err  error // what happened, to what
+}
+
+// Reject makes a [Rejection]. The text says what happened and to what; cause and fix come from the code.
+func Reject(code Code, format string, args ...any) error {
+	return &Rejection{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// Error is one line: code, what, fix.
+func (r *Rejection) Error() string {
+	if fix := r.Code.Advice().Fix; fix != "" {
+		return fmt.Sprintf("%s: %v; to mend it: %s", r.Code, r.Err, fix)
+	}
+	return fmt.Sprintf("%s: %v", r.Code, r.Err)
+}
+
+// Unwrap returns what happened.
+func (r *Rejection) Unwrap() error { return r.Err }
+
+// Reason is the rejection as others read it.
+func (r *Rejection) Reason() *Reason {
+	a := r.Code.Advice()
+	return &Reason{Code: r.Code, What: r.Err.Error(), Cause: a.Cause, Fix: a.Fix}
+}
+
+// AsRejection finds the rejection in err's chain.
+func AsRejection(err error) (*Rejection, bool) { return errors.AsType[*Rejection](err) }
+
+// Code names a kind of rejection. Codes are stable: programs compare them.
+type Code string
+
+// The codes. What each means, and how it is mended, is in [Code.Advice].
+const (
+	InvalidRequest     Code = "invalid_request"
+	RequestTooLarge    Code = "request_too_large"
+	UnsupportedVersion Code = "unsupported_version"
+	RequestExpired     Code = "request_expired"
+	UnknownTenant      Code = "unknown_tenant"
+	InvalidTenant      Code = "invalid_tenant"
+	JobConflict        Code = "job_conflict"
+
+	RoleDenied         Code = "role_denied"
+	InsecureTrust      Code = "insecure_trust"
+	EndpointNotAllowed Code = "endpoint_not_allowed"
+	BucketNotFound     Code = "bucket_not_found"
+	BucketDenied       Code = "bucket_denied"
+	WrongRegion        Code = "wrong_region"
+	WrongOwner         Code = "wrong_owner"
+	WriteDenied        Code = "write_denied"
+	KMSDenied          Code = "kms_denied"
+	DestinationTaken   Code = "destination_taken"
+	VolumeTooLarge     Code = "volume_too_large"
+
+	SchemaNotFound        Code = "schema_not_found"
+	SchemaEmpty           Code = "schema_empty"
+	TableDenied           Code = "table_denied"
+	RowSecurity           Code = "row_security"
+	ForeignRelation       Code = "foreign_relation"
+	TooManyTables         Code = "too_many_tables"
+	DatabaseDenied        Code = "database_denied"
+	DataCorrupted         Code = "data_corrupted"
+	AttachmentsUnreadable Code = "attachments_unreadable"
+	AttachmentForbidden   Code = "attachment_forbidden"
+	AttachmentsMissing    Code = "attachments_missing"
+	SourceNotFound        Code = "source_not_found"
+
+	DeadlineExceeded  Code = "deadline_exceeded"
+	AttemptsExhausted Code = "attempts_exhausted"
+	CrashLoop         Code = "crash_loop"
+	CancelledByUser   Code = "cancelled"
+)
+
+// Advice is what usually is behind a rejection, and what to do about it. The customer's page of
+// troubleshooting rows is made of these.
+type Advice struct {
+	Cause, Fix string
+	// Customer: it is the customer who can mend it, in their AWS account.
+	Customer bool
+}
+
+var advice = map[Code]Advice{
+	InvalidRequest: {
+		Cause: "the publisher's message is not a snapshot request of version 1",
+		Fix:   "compare it with contracts/schemas/request.schema.json and publish it again under a new job id",
+	},
+	RequestTooLarge: {
+		Cause: "a request is a few hundred bytes; this is something else",
+		Fix:   "publish only the fields of contracts/schemas/request.schema.json",
+	},
+	UnsupportedVersion: {
+		Cause: "publisher and fleet are of different releases",
+		Fix:   "publish version 1, or upgrade the workers first",
+	},
+	RequestExpired: {
+		Cause: "the request waited longer than the fleet allows (7 days unless configured)",
+		Fix:   "ask again under a new job id",
+	},
+	UnknownTenant: {
+		Cause: "no tenant of that name is registered, or its record was removed",
+		Fix:   "register it with `snapfleet tenant set`, then ask again under a new job id",
+	},
+	InvalidTenant: {
+		Cause: "the tenant's record has a field that cannot work",
+		Fix:   "correct it with `snapfleet tenant set`",
+	},
+	JobConflict: {
+		Cause: "that job id was used before, for a request with other content",
+		Fix:   "ask again under a new job id",
+	},
+
+	RoleDenied: {
+		Customer: true,
+		Cause:    "either the role's trust policy does not name our account as principal, or its sts:ExternalId is not the one we gave you, or the role does not exist; AWS answers AccessDenied to all three",
+		Fix:      "compare in the role's trust policy, character by character, (1) the principal with our account, (2) the sts:ExternalId with the one you were sent, and (3) the role ARN that you sent us with the one in IAM",
+	},
+	InsecureTrust: {
+		Customer: true,
+		Cause:    "the role lets us in without the external ID, so it would let anybody in who persuades us",
+		Fix:      "add the condition StringEquals sts:ExternalId to the role's trust policy",
+	},
+	EndpointNotAllowed: {
+		Cause: "the tenant's record names an S3 endpoint that this fleet may not talk to",
+		Fix:   "add it to the workers' --allow-endpoint, or remove it from the tenant's record",
+	},
+	BucketNotFound: {
+		Customer: true, Cause: "the bucket's name or its region is wrong, or the bucket was deleted",
+		Fix: "compare the bucket's name and region in the S3 console with what you sent us",
+	},
+	BucketDenied: {
+		Customer: true, Cause: "the role's permission policy does not cover the bucket, or the bucket's name is wrong, or a bucket policy denies",
+		Fix: "grant s3:ListBucket and s3:ListBucketMultipartUploads on arn:aws:s3:::<bucket>, and look for a Deny in the bucket policy",
+	},
+	WrongRegion: {
+		Customer: true, Cause: "the bucket is in another region than the one you sent us",
+		Fix: "send us the region that the S3 console shows for the bucket",
+	},
+	WrongOwner: {
+		Customer: true, Cause: "the bucket of that name belongs to another AWS account than the role",
+		Fix: "check the bucket's name; if the bucket really is in another account, tell us that account",
+	},
+	WriteDenied: {
+		Customer: true, Cause: "the role's permission policy lacks s3:PutObject (or s3:AbortMultipartUpload, s3:ListMultipartUploadParts, s3:GetObject) on the bucket's objects, or a bucket policy denies it",
+		Fix: "grant these actions on arn:aws:s3:::<bucket>/*",
+	},
+	KMSDenied: {
+		Customer: true, Cause: "the bucket encrypts with a KMS key that the role may not use; multipart uploads need both actions even where a single PUT does not",
+		Fix: "grant the role kms:GenerateDataKey and kms:Decrypt on the key, in its permission policy and in the key policy",
+	},
+	DestinationTaken: {
+		Customer: true, Cause: "the delivery's folder already holds files of that name which this job did not write",
+		Fix: "look at the folder named above; move the files away, then ask for a snapshot under a new job id",
+	},
+	VolumeTooLarge: {
+		Cause: "one .tar would need more than 10,000 parts",
+		Fix:   "lower the tenant's volume size with `snapfleet tenant set --volume-size`",
+	},
+
+	SchemaNotFound: {
+		Cause: "the database has no schema of that name, or the exporter's role cannot see it",
+		Fix:   "correct the schema with `snapfleet tenant set --schema`, or grant USAGE on it",
+	},
+	SchemaEmpty: {
+		Cause: "the schema has no tables, which for a tenant usually means that it is the wrong one",
+		Fix:   "correct the schema with `snapfleet tenant set --schema`",
+	},
+	TableDenied: {
+		Cause: "the exporter's database role may not read the tables named above",
+		Fix:   "GRANT SELECT ON ALL TABLES IN SCHEMA to the role, and ALTER DEFAULT PRIVILEGES for tables to come",
+	},
+	RowSecurity: {
+		Cause: "row-level security would hide rows from the exporter without an error",
+		Fix:   "give the exporter's role BYPASSRLS, or take row-level security off the tables named above",
+	},
+	ForeignRelation: {
+		Cause: "a table inherits from, or is partitioned into, another schema, whose rows are not this tenant's",
+		Fix:   "move the relations named above into the tenant's schema, or detach them",
+	},
+	TooManyTables: {
+		Cause: "the database's lock table is too small to lock every table at once",
+		Fix:   "raise max_locks_per_transaction on the database",
+	},
+	DatabaseDenied: {
+		Cause: "the database refuses the exporter's login, or the worker's database URL is wrong",
+		Fix:   "check the user, password and database in the worker's --database-url",
+	},
+	DataCorrupted: {
+		Cause: "PostgreSQL cannot read a page or a value of the table named above",
+		Fix:   "repair the table; the server's log has the block",
+	},
+	AttachmentsUnreadable: {
+		Cause: "the attachment query does not fit the tenant's schema, or was not allowed",
+		Fix:   "correct the workers' --attachments-query, or grant SELECT on the table that it reads",
+	},
+	AttachmentForbidden: {
+		Cause: "a row of the attachment table points to a bucket or a key that this tenant's files cannot have",
+		Fix:   "look at the rows named above; if they are right, extend the workers' --attachments-source",
+	},
+	AttachmentsMissing: {
+		Cause: "files that the attachment table names are gone from the source store, and the tenant's record says to fail then",
+		Fix:   "restore the files, or set the tenant's --gaps to deliver",
+	},
+	SourceNotFound: {
+		Cause: "a bucket that attachments are fetched from does not exist, or is in another region",
+		Fix:   "correct the workers' --attachments-source and --attachments-region, or the rows that name the bucket",
+	},
+
+	DeadlineExceeded: {
+		Cause: "the job did not end within the fleet's deadline",
+		Fix:   "read the last error above and in `snapfleet status`, mend it, ask again under a new job id",
+	},
+	AttemptsExhausted: {
+		Cause: "every attempt failed; the last error is the one above",
+		Fix:   "mend what it says, then ask again under a new job id",
+	},
+	CrashLoop: {
+		Cause: "workers died over this job again and again",
+		Fix:   "look at the workers' last lines before they died (out of memory?), then ask again under a new job id",
+	},
+	CancelledByUser: {Cause: "somebody cancelled the job", Fix: "ask again under a new job id if that was a mistake"},
+}
+
+// Advice explains the code; it is empty for a code of another release.
+func (c Code) Advice() Advice { return advice[c] }
+
+// Codes lists every code of this release, sorted.
+func Codes() []Code {
+	codes := make([]Code, 0, len(advice))
+	for c := range advice {
+		codes = append(codes, c)
+	}
+	slices.Sort(codes)
+	return codes
+}

@@ -1,0 +1,39 @@
+package contracts
+
+// Everything that snapfleet owns in JetStream. Operators see these names in `nats stream ls`.
+const (
+	RequestStream = "SNAPSHOT_REQUESTS" // work queue of [Request]
+	OutcomeStream = "SNAPSHOT_OUTCOMES" // one [Outcome] per job, written once
+	DeadStream    = "SNAPSHOT_DEAD"     // requests that were given up, with the reason
+	JobBucket     = "snapshot_jobs"     // key-value: the record of each job
+	TenantBucket  = "snapshot_tenants"  // key-value: the registry, [Tenant]
+	WorkersName   = "workers"           // the durable pull consumer that the fleet shares
+)
+
+// Subject spaces, as streams subscribe to them.
+const (
+	RequestSubjects = "snapshot.request.*"
+	OutcomeSubjects = "snapshot.outcome.*.*"
+	DeadSubjects    = "snapshot.dead.*"
+)
+
+// RequestSubject is where a publisher asks for a snapshot of tenant.
+func RequestSubject(tenant string) string { return "snapshot.request." + tenant }
+
+// OutcomeSubject is where the end of a job is told, exactly once.
+func OutcomeSubject(tenant, job string) string { return "snapshot.outcome." + tenant + "." + job }
+
+// DeadSubject is where requests of a tenant go that were given up.
+func DeadSubject(tenant string) string { return "snapshot.dead." + tenant }
+
+// RequestMsgID is the Nats-Msg-Id of a request, which spares the fleet most repeated messages.
+// Correctness does not depend on it: the job record does that.
+func RequestMsgID(tenant, job string) string { return tenant + "." + job }
+
+// Headers of a message on [DeadStream]; the body is the original one, byte for byte.
+const (
+	HeaderCode   = "Snapfleet-Code"   // a [Code]
+	HeaderReason = "Snapfleet-Reason" // what was wrong, in one line
+	HeaderJob    = "Snapfleet-Job"    // the job, when the request could be read that far
+	HeaderDigest = "Snapfleet-Digest" // SHA-256 of the body
+)

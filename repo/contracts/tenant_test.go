@@ -1,0 +1,144 @@
+package contracts_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// tenantCase is a full tenant with one thing changed, and the word by which the error names it.
+type tenantCase struct {
+	name   string
+	change func(*contracts.Tenant)
+	names  string // empty: a good tenant
+	beyond bool   // what is wrong is outside what the JSON Schema says
+}
+
+func (c tenantCase) tenant() contracts.Tenant {
+	t := fullTenant()
+	c.change(&t)
+	return t
+}
+
+func tenantCases() []tenantCase {
+	type T = contracts.Tenant
+	return []tenantCase{
+		{name: "full", change: func(*T) {}},
+		{name: "schema with umlaut and quote", change: func(t *T) { t.Schema = `Müller "prod"` }},
+		{name: "schema of 63 bytes", change: func(t *T) { t.Schema = strings.Repeat("s", 63) }},
+		{name: "bucket with dots", change: func(t *T) { t.Destination.Bucket = "a.b-c.d" }},
+		{name: "role in GovCloud", change: func(t *T) { t.Destination.RoleARN = "arn:aws-us-gov:iam::222222222222:role/r" }},
+		{name: "no owner, no key, no endpoint", change: func(t *T) {
+			t.Destination.Owner, t.Destination.KMSKeyARN, t.Destination.Endpoint = "", "", ""
+		}},
+		{name: "key alias", change: func(t *T) { t.Destination.KMSKeyARN = "arn:aws:kms:us-west-2:222222222222:alias/snap/shots" }},
+		{name: "endpoint with slash", change: func(t *T) { t.Destination.Endpoint = "https://s3.example.com/" }},
+		{name: "endpoint on loopback", change: func(t *T) { t.Destination.Endpoint = "http://127.0.0.1:7070" }},
+		{name: "endpoint on IPv6 loopback", change: func(t *T) { t.Destination.Endpoint = "http://[::1]:7070" }},
+		{name: "smallest volume", change: func(t *T) { t.Limits.VolumeBytes = 32 << 20 }},
+		{name: "largest volume", change: func(t *T) { t.Limits.VolumeBytes = 1 << 40 }},
+
+		{name: "version", change: func(t *T) { t.Version = 2 }, names: "version"},
+		{name: "no name", change: func(t *T) { t.Name = "" }, names: "name"},
+		{name: "name with slash", change: func(t *T) { t.Name = "a/b" }, names: "name"},
+		{name: "name with dot", change: func(t *T) { t.Name = "a.b" }, names: "name"},
+		{name: "name with line feed", change: func(t *T) { t.Name = "a\n" }, names: "name"},
+		{name: "name too long", change: func(t *T) { t.Name = strings.Repeat("a", 64) }, names: "name"},
+		{name: "no schema", change: func(t *T) { t.Schema = "" }, names: "schema"},
+		{name: "schema of 64 bytes", change: func(t *T) { t.Schema = strings.Repeat("s", 64) }, names: "schema"},
+		{name: "schema of 63 letters, 126 bytes", change: func(t *T) { t.Schema = strings.Repeat("ü", 63) }, names: "schema", beyond: true},
+		{name: "schema with NUL", change: func(t *T) { t.Schema = "a\x00" }, names: "schema"},
+		{name: "schema not UTF-8", change: func(t *T) { t.Schema = "a\xff" }, names: "schema", beyond: true},
+		{name: "no bucket", change: func(t *T) { t.Destination.Bucket = "" }, names: "bucket"},
+		{name: "bucket in capitals", change: func(t *T) { t.Destination.Bucket = "Acme" }, names: "bucket"},
+		{name: "bucket with two dots", change: func(t *T) { t.Destination.Bucket = "a..b" }, names: "bucket"},
+		{name: "bucket as URL", change: func(t *T) { t.Destination.Bucket = "s3://acme" }, names: "bucket"},
+		{name: "no region", change: func(t *T) { t.Destination.Region = "" }, names: "region"},
+		{name: "region in words", change: func(t *T) { t.Destination.Region = "US West (Oregon)" }, names: "region"},
+		{name: "no role", change: func(t *T) { t.Destination.RoleARN = "" }, names: "role ARN"},
+		{name: "role's name only", change: func(t *T) { t.Destination.RoleARN = "snapfleet-delivery" }, names: "role ARN"},
+		{name: "a user", change: func(t *T) { t.Destination.RoleARN = "arn:aws:iam::222222222222:user/x" }, names: "role ARN"},
+		{name: "role with space", change: func(t *T) { t.Destination.RoleARN += " " }, names: "role ARN"},
+		{name: "no external ID", change: func(t *T) { t.Destination.ExternalID = "" }, names: "external ID"},
+		{name: "external ID too short", change: func(t *T) { t.Destination.ExternalID = "secret" }, names: "external ID"},
+		{name: "longest external ID", change: func(t *T) { t.Destination.ExternalID = strings.Repeat("x", 1224) }},
+		{name: "external ID too long", change: func(t *T) { t.Destination.ExternalID = strings.Repeat("x", 1225) }, names: "external ID"},
+		{name: "external ID with space", change: func(t *T) { t.Destination.ExternalID += " x" }, names: "external ID"},
+		{name: "owner", change: func(t *T) { t.Destination.Owner = "12345" }, names: "owner"},
+		{name: "key's id only", change: func(t *T) { t.Destination.KMSKeyARN = "0d4c3f0e" }, names: "KMS key ARN"},
+		{name: "endpoint without scheme", change: func(t *T) { t.Destination.Endpoint = "s3.example.com" }, names: "endpoint"},
+		{name: "endpoint in clear", change: func(t *T) { t.Destination.Endpoint = "http://s3.example.com" }, names: "endpoint", beyond: true},
+		{name: "endpoint that looks like loopback", change: func(t *T) { t.Destination.Endpoint = "http://127.0.0.1.example.com" }, names: "endpoint", beyond: true},
+		{name: "endpoint with path", change: func(t *T) { t.Destination.Endpoint = "https://s3.example.com/x" }, names: "endpoint"},
+		{name: "endpoint with query", change: func(t *T) { t.Destination.Endpoint = "https://s3.example.com?x" }, names: "endpoint"},
+		{name: "endpoint with empty query", change: func(t *T) { t.Destination.Endpoint = "https://s3.example.com?" }, names: "endpoint"},
+		{name: "endpoint with empty fragment", change: func(t *T) { t.Destination.Endpoint = "https://s3.example.com#" }, names: "endpoint"},
+		{name: "endpoint with user", change: func(t *T) { t.Destination.Endpoint = "https://u:p@s3.example.com" }, names: "endpoint"},
+		{name: "endpoint with port only", change: func(t *T) { t.Destination.Endpoint = "https://:443" }, names: "endpoint", beyond: true},
+		{name: "endpoint on disk", change: func(t *T) { t.Destination.Endpoint = "file:///etc/passwd" }, names: "endpoint"},
+		{name: "format", change: func(t *T) { t.Format = "xlsx" }, names: "format"},
+		{name: "no format", change: func(t *T) { t.Format = "" }, names: "format"},
+		{name: "volume too small", change: func(t *T) { t.Limits.VolumeBytes = 32<<20 - 1 }, names: "volume_bytes"},
+		{name: "volume too large", change: func(t *T) { t.Limits.VolumeBytes = 1<<40 + 1 }, names: "volume_bytes"},
+		{name: "volume negative", change: func(t *T) { t.Limits.VolumeBytes = -1 }, names: "volume_bytes"},
+		{name: "gaps", change: func(t *T) { t.Limits.Gaps = "ignore" }, names: "gaps"},
+	}
+}
+
+func TestTenantValidate(t *testing.T) {
+	t.Parallel()
+	for _, c := range tenantCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tenant := c.tenant()
+			err := tenant.Validate()
+			if c.names == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			rejection, ok := contracts.AsRejection(err)
+			if !ok || rejection.Code != contracts.InvalidTenant {
+				t.Fatalf("error is %v, want a rejection %s", err, contracts.InvalidTenant)
+			}
+			if what := rejection.Reason().What; !strings.Contains(what, ": "+c.names+" ") && !strings.Contains(what, "the "+c.names+" ") {
+				t.Errorf("the error does not name %q: %s", c.names, what)
+			}
+			if id := tenant.Destination.ExternalID; id != "" && strings.Contains(err.Error(), id) {
+				t.Error("the error shows the external ID")
+			}
+		})
+	}
+}
+
+func TestTenantDefaults(t *testing.T) {
+	t.Parallel()
+	full := fullTenant()
+	if full.WithDefaults() != full {
+		t.Error("defaults change a full record")
+	}
+	bare := contracts.Tenant{Name: "acme", Destination: contracts.Destination{
+		Bucket: "bucket", Region: "eu-central-1", RoleARN: "arn:aws:iam::222222222222:role/r", ExternalID: full.Destination.ExternalID,
+	}}.WithDefaults()
+	if err := bare.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if bare.Schema != "acme" || bare.Format != contracts.CSV || bare.Limits.VolumeBytes != 50<<30 || bare.Limits.Gaps != contracts.DeliverGaps {
+		t.Errorf("defaults are %+v", bare)
+	}
+}
+
+func TestDestinationAccount(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ role, owner, want string }{
+		{"arn:aws:iam::222222222222:role/r", "", "222222222222"},
+		{"arn:aws:iam::222222222222:role/r", "333333333333", "333333333333"},
+		{"nonsense", "", ""},
+	} {
+		if got := (contracts.Destination{RoleARN: c.role, Owner: c.owner}).Account(); got != c.want {
+			t.Errorf("account of %q, %q is %q", c.role, c.owner, got)
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// catalog is what a schema is made of. Two of them are equal when nothing that matters to a copy was altered
+// in between; sizes are not compared.
+type catalog struct {
+	schema    string
+	schemaOID uint32
+	relations []*relation // sorted by name, as bytes
+	edges     []edge      // who inherits from whom, where the parent is one of relations
+}
+
+// relation is a row of pg_class.
+type relation struct {
+	oid        uint32
+	name       string
+	kind       string // pg_class.relkind
+	persists   string // pg_class.relpersistence
+	filenode   uint32 // changes whenever the table is rewritten or truncated
+	heap       bool   // stored as PostgreSQL's own heap: pages and ctids mean what we think
+	foreignSub bool   // is a foreign table and a partition
+	readable   bool
+	secured    bool // row-level security would hide rows from us
+	columns    []column
+}
+
+type column struct {
+	contracts.Column
+	number int16
+}
+
+// edge is a row of pg_inherits.
+type edge struct {
+	parent, child uint32
+	childSchema   string // as it stands, for people
+	partition     bool
+}
+
+// quoted is the relation's name in SQL.
+func (r *relation) quoted(schema string) string { return pgx.Identifier{schema, r.name}.Sanitize() }
+
+// isTable reports whether the relation's rows, or its partitions' rows, belong into a snapshot.
+func (r *relation) isTable() bool { return r.kind == "r" || r.kind == "p" }
+
+// tables are the relations that are locked and read.
+func (c *catalog) tables() []*relation {
+	var tables []*relation
+	for _, r := range c.relations {
+		if r.isTable() {
+			tables = append(tables, r)
+		}
+	}
+	return tables
+}
+
+func (c *catalog) equal(other *catalog) bool {
+	return c.schemaOID == other.schemaOID && slices.Equal(c.edges, other.edges) &&
+		slices.EqualFunc(c.tables(), other.tables(), func(a, b *relation) bool {
+			x, y := *a, *b
+			x.columns, y.columns = nil, nil
+			return x.same(y) && slices.Equal(a.columns, b.columns)
+		})
+}
+
+func (r relation) same(other relation) bool {
+	return r.oid == other.oid && r.name == other.name && r.kind == other.kind && r.persists == other.persists &&
+		r.filenode == other.filenode && r.heap == other.heap && r.readable == other.readable && r.secured == other.secured
+}
+
+// findSchema returns the schema's oid, if it is one that a tenant can have.
+func findSchema(ctx context.Context, conn *pgx.Conn, schema string) (oid uint32, err error) {
+	var usable bool
+	err = conn.QueryRow(ctx, `SELECT oid, has_schema_privilege(oid, 'USAGE') FROM pg_namespace
+		WHERE nspname = $1 AND nspname !~ '^pg_' AND nspname <> 'information_schema'`, schema).Scan(&oid, &usable)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return 0, contracts.Reject(contracts.SchemaNotFound, "schema %q does not exist", schema)
+	case err != nil:
+		return 0, failed(ctx, err, "look for schema %q", schema)
+	case !usable:
+		return 0, contracts.Reject(contracts.SchemaNotFound, "schema %q is not open to the exporter's role", schema)
+	}
+	return oid, nil
+}
+
+// listCatalog reads the schema in the transaction that conn is in.
+func listCatalog(ctx context.Context, conn *pgx.Conn, schema string) (*catalog, error) {
+	oid, err := findSchema(ctx, conn, schema)
+	if err != nil {
+		return nil, err
+	}
+	c := &catalog{schema: schema, schemaOID: oid}
+	for _, list := range []func(context.Context, *pgx.Conn) error{c.listRelations, c.listColumns, c.listEdges} {
+		if err := list(ctx, conn); err != nil {
+			return nil, failed(ctx, err, "list the tables of schema %q", schema)
+		}
+	}
+	return c, nil
+}
+
+func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `
+		SELECT c.oid, c.relname::text, c.relkind::text, c.relpersistence::text, c.relfilenode,
+			coalesce(m.amname = 'heap', false), c.relkind = 'f' AND c.relispartition,
+			c.relkind IN ('r', 'p') AND coalesce(has_table_privilege(c.oid, 'SELECT'), false),
+			c.relkind IN ('r', 'p') AND coalesce(row_security_active(c.oid), false)
+		FROM pg_class c LEFT JOIN pg_am m ON m.oid = c.relam
+		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+		ORDER BY c.relname COLLATE "C"`, c.schemaOID)
+	if err != nil {
+		return err
+	}
+	c.relations, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*relation, error) {
+		var r relation
+		return &r, row.Scan(&r.oid, &r.name, &r.kind, &r.persists, &r.filenode, &r.heap, &r.foreignSub, &r.readable, &r.secured)
+	})
+	return err
+}
+
+func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `
+		SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+			a.attgenerated <> '', a.attidentity <> ''
+		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+		ORDER BY a.attrelid, a.attnum`, c.schemaOID)
+	if err != nil {
+		return err
+	}
+	byOID := make(map[uint32]*relation, len(c.relations))
+	for _, r := range c.relations {
+		byOID[r.oid] = r
+	}
+	var oid uint32
+	var col column
+	_, err = pgx.ForEachRow(rows, []any{&oid, &col.number, &col.Name, &col.Type, &col.NotNull, &col.Generated, &col.Identity}, func() error {
+		if r := byOID[oid]; r != nil {
+			r.columns = append(r.columns, col)
+		}
+		return nil
+	})
+	return err
+}
+
+func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `
+		SELECT i.inhparent, i.inhrelid,
+			CASE WHEN c.relnamespace = p.relnamespace THEN '' ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END,
+			p.relkind = 'p'
+		FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
+			JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE p.relnamespace = $1 AND p.relkind IN ('r', 'p')
+		ORDER BY i.inhrelid, i.inhseqno`, c.schemaOID)
+	if err != nil {
+		return err
+	}
+	c.edges, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (edge, error) {
+		var e edge
+		return e, row.Scan(&e.parent, &e.child, &e.childSchema, &e.partition)
+	})
+	return err
+}
+
+// check refuses what cannot be read whole, in one message that names all of it.
+func (c *catalog) check(standby bool) error {
+	var denied, secured, unlogged, foreign []string
+	tables := c.tables()
+	for _, r := range tables {
+		if !r.readable {
+			denied = append(denied, r.name)
+		}
+		if r.secured {
+			secured = append(secured, r.name)
+		}
+		if r.persists == "u" && standby {
+			unlogged = append(unlogged, r.name)
+		}
+	}
+	for _, e := range c.edges {
+		if e.childSchema != "" {
+			foreign = append(foreign, e.childSchema)
+		}
+	}
+	switch {
+	case len(tables) == 0:
+		return contracts.Reject(contracts.SchemaEmpty, "schema %q has no tables", c.schema)
+	case len(denied) > 0:
+		return contracts.Reject(contracts.TableDenied, "no right to SELECT from %s of schema %q", list(denied), c.schema)
+	case len(secured) > 0:
+		return contracts.Reject(contracts.RowSecurity, "row-level security applies to %s of schema %q", list(secured), c.schema)
+	case len(foreign) > 0:
+		return contracts.Reject(contracts.ForeignRelation, "tables of schema %q have children in another: %s", c.schema, strings.Join(foreign, ", "))
+	case len(unlogged) > 0:
+		return fmt.Errorf("a standby has no rows of the unlogged %s of schema %q: read them from the primary", list(unlogged), c.schema)
+	}
+	return nil
+}
+
+// list names tables in a sentence, every one.
+func list(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = fmt.Sprintf("%q", n)
+	}
+	noun := "table "
+	if len(names) > 1 {
+		noun = "tables "
+	}
+	return noun + strings.Join(quoted, ", ")
+}
+
+// excluded says what of the schema is not in a snapshot.
+func (c *catalog) excluded() []string {
+	kinds := []struct{ kind, what string }{
+		{"v", "views (they hold no rows of their own): "},
+		{"m", "materialized views (they hold no rows of their own): "},
+		{"f", "foreign tables (their rows are in another database): "},
+		{"S", "sequences (they are not part of a transaction): "},
+	}
+	var excluded []string
+	for _, k := range kinds {
+		var names []string
+		for _, r := range c.relations {
+			if r.kind == k.kind && !r.foreignSub {
+				names = append(names, r.name)
+			}
+		}
+		if len(names) > 0 {
+			excluded = append(excluded, k.what+strings.Join(names, ", "))
+		}
+	}
+	for _, r := range c.relations {
+		if r.foreignSub {
+			excluded = append(excluded, "the rows of a partition that is a foreign table: "+r.name)
+		}
+	}
+	return excluded
+}

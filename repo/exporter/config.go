@@ -1,0 +1,138 @@
+package exporter
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Config is how snapshots are read. The zero value means the defaults.
+type Config struct {
+	// Connections is how many sibling connections read chunks of tables for one snapshot, next to the one
+	// that holds the instant. Default 4: enough to keep two cores compressing while PostgreSQL reads. A
+	// schema of thousands of tables gets fewer, because each connection locks every table.
+	Connections int
+
+	// FleetConnections is how many sessions the whole fleet reads a database with, all snapshots together;
+	// those that only ask whether there is room are not counted. Default 20: two workers with two snapshots
+	// each, and a fifth of what PostgreSQL lets in unless told otherwise. A snapshot begins with one and
+	// takes up to Connections more that are free. Negative: as many as there are.
+	FleetConnections int
+
+	// ChunkBytes is how much of a table, in bytes of its heap and TOAST, one COPY reads. Default 16 MiB: some
+	// 4 MiB compressed, so that a chunk fits its Window and one giant table keeps every connection busy.
+	// Negative: whole tables, as for servers before PostgreSQL 14, which cannot scan a range of pages.
+	ChunkBytes int64
+
+	// Window is how many compressed bytes a chunk, or an attachment, may be ahead of its turn. Default
+	// 4 MiB. A snapshot holds at most (Connections + 2) windows, whatever its size.
+	Window int
+
+	// Level is the deflate level, 1 to 9. Default 2: with 1 the files grow by some 5 %, with 6 the time
+	// doubles.
+	Level int
+
+	// LockTimeout is how long to wait for a lock on a table that somebody alters. Default 10 s: whoever
+	// waits for a lock makes others wait behind it.
+	LockTimeout time.Duration
+
+	// Attachments says where the tenant's files are.
+	Attachments Attachments
+}
+
+// Attachments is how a tenant's files are found and fetched.
+type Attachments struct {
+	// Query lists the attachments, in the order in which they are delivered: id, entity_id, filename,
+	// content_type, s3_bucket, s3_key, s3_etag, each of any type, all but id nullable. {schema} stands for
+	// the tenant's schema, quoted. It runs in the snapshot's own read-only transaction, with an empty
+	// search_path, and may read tables but not views. Default: [DefaultAttachmentsQuery].
+	Query string
+
+	// Sources are the only places that files are fetched from. A row that names another bucket or key ends
+	// the job. Default: none.
+	Sources []Source
+
+	// Fetch is how many files are asked for at once. Default 8. Each may be a Window ahead of its turn.
+	Fetch int
+
+	// Patience is how long one request to the store is tried again before the attempt fails. Default 1 min.
+	Patience time.Duration
+}
+
+// Source is one place that a tenant's files may be in.
+type Source struct {
+	Bucket string
+	// Prefix begins every key that the tenant may name, and ends in a slash, so that tenant t1 cannot name a
+	// file of t10. {tenant} stands for the tenant's name.
+	Prefix string
+}
+
+// DefaultAttachmentsQuery reads ION's table. The order makes two snapshots of the same rows the same.
+const DefaultAttachmentsQuery = `SELECT id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag FROM {schema}.file_attachments ORDER BY id`
+
+// Validate names the first setting that cannot work.
+func (c Config) Validate() error {
+	for _, s := range c.Attachments.Sources {
+		if s.Bucket == "" || len(s.Prefix) < 2 || !strings.HasSuffix(s.Prefix, "/") {
+			return fmt.Errorf("attachments source %q/%q: a bucket and a prefix that ends in a slash are needed", s.Bucket, s.Prefix)
+		}
+	}
+	if c.Level < 0 || c.Level > 9 {
+		return fmt.Errorf("deflate level %d is not 1 to 9", c.Level)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Connections <= 0 {
+		c.Connections = 4
+	}
+	if c.FleetConnections == 0 {
+		c.FleetConnections = 20
+	}
+	if c.ChunkBytes == 0 {
+		c.ChunkBytes = 16 << 20
+	}
+	if c.Window <= 0 {
+		c.Window = 4 << 20
+	}
+	if c.Level == 0 {
+		c.Level = 2
+	}
+	if c.LockTimeout <= 0 {
+		c.LockTimeout = 10 * time.Second
+	}
+	if c.Attachments.Query == "" {
+		c.Attachments.Query = DefaultAttachmentsQuery
+	}
+	if c.Attachments.Fetch <= 0 {
+		c.Attachments.Fetch = 8
+	}
+	if c.Attachments.Patience <= 0 {
+		c.Attachments.Patience = time.Minute
+	}
+	return c
+}
+
+// forSchema is the query as it reads one tenant's schema.
+func (a Attachments) forSchema(schema string) string {
+	return strings.ReplaceAll(a.Query, "{schema}", pgx.Identifier{schema}.Sanitize())
+}
+
+// allow reports whether a tenant's row may name that file.
+func (a Attachments) allow(tenant, bucket, key string) bool {
+	for segment := range strings.SplitSeq(key, "/") {
+		if segment == "." || segment == ".." {
+			return false
+		}
+	}
+	for _, s := range a.Sources {
+		prefix := strings.ReplaceAll(s.Prefix, "{tenant}", tenant)
+		if s.Bucket == bucket && len(prefix) > 1 && strings.HasSuffix(prefix, "/") && strings.HasPrefix(key, prefix) && key != prefix {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,106 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// ErrSnapshotLost is in the chain of the error that ends a snapshot when the session that held the instant,
+// and the locks, is gone. Nothing that was read after it can be trusted; try again from the start.
+var ErrSnapshotLost = errors.New("the session that holds the snapshot is gone")
+
+var (
+	errClosed   = errors.New("the snapshot was closed")
+	errReleased = errors.New("the snapshot's database transaction was released")
+	// errMoved: the tables changed between being listed and being locked. Open looks again.
+	errMoved = errors.New("the tables changed while they were being locked")
+)
+
+// The SQLSTATEs that something depends on.
+const (
+	undefinedTable        = "42P01"
+	undefinedSchema       = "3F000"
+	insufficientPrivilege = "42501"
+	deadlockDetected      = "40P01"
+	lockNotAvailable      = "55P03"
+	outOfMemory           = "53200"
+	tooManyConnections    = "53300"
+	undefinedDatabase     = "3D000"
+	dataCorrupted         = "XX001"
+	indexCorrupted        = "XX002"
+	badEncoding           = "22021"
+	untranslatable        = "22P05"
+)
+
+// serverError is what may be told of an error of the server: never its detail, context or hint, which quote
+// rows, and its message only where that cannot.
+type serverError struct{ code, message string }
+
+func (e *serverError) Error() string {
+	if e.message == "" {
+		return "SQLSTATE " + e.code
+	}
+	return e.message + " (SQLSTATE " + e.code + ")"
+}
+
+// sqlstate is the server's code for err, or "".
+func sqlstate(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code
+	}
+	if e, ok := errors.AsType[*serverError](err); ok {
+		return e.code
+	}
+	return ""
+}
+
+// failed says what was being done when the database failed, as a [contracts.Rejection] where no retry helps.
+// The result holds no row, no address and no login; a cancelled context's cause explains what it caused.
+func failed(ctx context.Context, err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	what := fmt.Sprintf(format, args...)
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%s: %w", what, cause)
+	}
+	err = fmt.Errorf("%s: %w", what, withoutSecrets(err))
+	switch code := sqlstate(err); {
+	case code == tooManyConnections:
+		return busy{err}
+	case strings.HasPrefix(code, "28"), code == undefinedDatabase:
+		return &contracts.Rejection{Code: contracts.DatabaseDenied, Err: err}
+	case code == dataCorrupted, code == indexCorrupted, code == badEncoding, code == untranslatable:
+		return &contracts.Rejection{Code: contracts.DataCorrupted, Err: err}
+	}
+	return err
+}
+
+func withoutSecrets(err error) error {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		told := &serverError{code: e.Code}
+		if class := e.Code[:min(2, len(e.Code))]; class != "22" && class != "23" && class != "P0" && class != "28" {
+			told.message = e.Message
+		}
+		return told
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		return &net.OpError{Op: e.Op, Err: e.Err}
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		return &net.OpError{Op: "look up the database's host", Err: errors.New(e.Err)}
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		for cause := err; cause != nil; cause = errors.Unwrap(cause) {
+			err = cause // the innermost error knows neither host nor user
+		}
+	}
+	return err
+}

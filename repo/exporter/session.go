@@ -1,0 +1,195 @@
+package exporter
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// connectTimeout bounds a connection attempt where the database URL does not.
+const connectTimeout = 15 * time.Second
+
+// keepAlive notices within half a minute that the other side is gone, also when only it would speak.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// connect opens a session that belongs to one attempt and to nothing else: no pool, no cache, no tracer.
+func (e *Exporter) connect(ctx context.Context, name string) (*pgx.Conn, error) {
+	c := e.db.Copy()
+	if c.RuntimeParams == nil {
+		c.RuntimeParams = map[string]string{}
+	}
+	c.RuntimeParams["application_name"] = name
+	c.BuildFrontend = newFrontend
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	c.Tracer, c.OnNotice, c.OnNotification = nil, nil, nil
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	dial := c.DialFunc
+	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
+			err = tcp.SetKeepAliveConfig(keepAlive)
+		}
+		return conn, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, failed(ctx, err, "connect to the database")
+	}
+	for _, s := range optional {
+		if err := exec(ctx, conn, s); err != nil && sqlstate(err) == "" {
+			disconnect(conn)
+			return nil, failed(ctx, err, "prepare a database session")
+		}
+	}
+	return conn, nil
+}
+
+// optional settings, outside of the transaction because some servers refuse them: a name that is newer than
+// the server, a system that cannot watch a socket.
+var optional = []string{
+	"SET statement_timeout = 0",
+	"SET restrict_nonsystem_relation_kind = 'view,foreign-table'", // no tenant's view runs code as us
+	"SET client_connection_check_interval = '10s'",                // a COPY ends soon after we do
+	"SET transaction_timeout = 0",
+}
+
+// settings of each transaction, so that no default of a role, a database or a server changes a byte. They
+// are local to the transaction, which is as far as a pooler lets one rely on a session.
+func (e *Exporter) settings() string {
+	return `SET LOCAL search_path = ''; SET LOCAL row_security = off; SET LOCAL client_encoding = 'UTF8';
+SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL TimeZone = 'UTC';
+SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL xmlbinary = 'base64';
+SET LOCAL lc_monetary = 'C'; SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on;
+SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL lock_timeout = ` + strconv.FormatInt(max(1, e.cfg.LockTimeout.Milliseconds()), 10) + `;
+SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_tidscan = on;
+SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0`
+}
+
+const begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+
+// exec runs statements that return nothing of interest.
+func exec(ctx context.Context, conn *pgx.Conn, sql string) error {
+	_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	return err
+}
+
+// disconnect ends a session and waits until its socket is closed.
+func disconnect(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn.Close(ctx) // all that can fail is saying goodbye
+	<-conn.PgConn().CleanupDone()
+}
+
+// maxSessionName is PostgreSQL's: longer names are cut.
+const maxSessionName = 63
+
+// sessionPrefix is what the names of all sessions of a job begin with.
+func sessionPrefix(a contracts.Attempt) string {
+	p := "snapfleet/" + a.Tenant.Name + "/" + a.Request.Job + "/"
+	if room := maxSessionName - len("999999-0123456789abcdef"); len(p) > room {
+		digest := sha256.Sum256([]byte(p))
+		p = "snapfleet/~" + hex.EncodeToString(digest[:10]) + "/"
+	}
+	return p
+}
+
+// sessionName tells the sessions of one attempt from all others, for people and for successors.
+func sessionName(a contracts.Attempt) string {
+	p := sessionPrefix(a)
+	if len(p)+len(a.ID) > maxSessionName {
+		digest := sha256.Sum256([]byte(a.ID))
+		return p + strconv.Itoa(a.Number) + "-" + hex.EncodeToString(digest[:8])
+	}
+	return p + a.ID
+}
+
+// supersedes reports whether the session called other belongs to an older attempt of a's job. One that was
+// thought dead and wakes up must not end its successor's.
+func supersedes(a contracts.Attempt, other string) bool {
+	attempt, ok := strings.CutPrefix(other, sessionPrefix(a))
+	if !ok || other == sessionName(a) {
+		return false
+	}
+	number, _, _ := strings.Cut(attempt, "-")
+	n, err := strconv.Atoi(number)
+	return err == nil && n <= a.Number
+}
+
+// evict ends what is left of older attempts of the job: their sessions would hold locks, and keep the
+// database from cleaning up behind an instant that nobody reads any more.
+func (e *Exporter) evict(ctx context.Context, conn *pgx.Conn, a contracts.Attempt) error {
+	if err := exec(ctx, conn, begin+e.settings()); err != nil {
+		return failed(ctx, err, "begin to look for older sessions of the job")
+	}
+	rows, err := conn.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
+		WHERE usename = current_user AND datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, $1)`, sessionPrefix(a))
+	if err != nil {
+		return failed(ctx, err, "look for older sessions of the job")
+	}
+	type session struct {
+		PID  int32
+		Name string
+	}
+	sessions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[session])
+	if err != nil {
+		return failed(ctx, err, "look for older sessions of the job")
+	}
+	for _, s := range sessions {
+		if supersedes(a, s.Name) {
+			if _, err := conn.Exec(ctx, "SELECT pg_terminate_backend($1)", s.PID); err != nil {
+				return failed(ctx, err, "end an older session of the job")
+			}
+		}
+	}
+	return failed(ctx, exec(ctx, conn, "COMMIT"), "look for older sessions of the job")
+}
+
+// instant identifies a server and one snapshot of it. A pooler, a name that means several hosts or a failover
+// may send a sibling to another server, where the same short snapshot id can exist for something else.
+type instant struct {
+	XID     string // pg_current_snapshot()
+	Started time.Time
+	Address string
+	Standby bool
+}
+
+const instantColumns = `pg_current_snapshot()::text, pg_postmaster_start_time(),
+	coalesce(host(inet_server_addr()) || ' ' || inet_server_port(), ''), pg_is_in_recovery()`
+
+func (i *instant) fields() []any { return []any{&i.XID, &i.Started, &i.Address, &i.Standby} }
+
+func (i instant) equal(j instant) bool {
+	return i.XID == j.XID && i.Started.Equal(j.Started) && i.Address == j.Address && i.Standby == j.Standby
+}
+
+// lockTables takes ACCESS SHARE on every relation, which lets everybody read and write and nobody truncate,
+// rewrite, drop or rename. LOCK takes no snapshot, so it may come before one.
+func lockTables(ctx context.Context, conn *pgx.Conn, schema string, relations []*relation, suffix string) error {
+	const atOnce = 200
+	for len(relations) > 0 {
+		n := min(atOnce, len(relations))
+		names := make([]string, n)
+		for i, r := range relations[:n] {
+			names[i] = "ONLY " + r.quoted(schema)
+		}
+		sql := fmt.Sprintf("LOCK TABLE %s IN ACCESS SHARE MODE%s", strings.Join(names, ", "), suffix)
+		if err := exec(ctx, conn, sql); err != nil {
+			return err
+		}
+		relations = relations[n:]
+	}
+	return nil
+}

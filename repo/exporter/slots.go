@@ -1,0 +1,52 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// The fleet's share of a database is a number of slots, and every session that a snapshot is read with holds
+// one of them. They live in the database: a slot is an advisory lock, so nothing else has to be kept, agreed
+// on or renewed, and nothing can be left locked, because a slot ends with its session, however that ends.
+//
+// The lock is the transaction's, not the session's. A pooler that lends sessions for one transaction keeps a
+// transaction's session to itself, and would hand a session's lock to a stranger, or for ever to nobody.
+//
+// Nobody waits for a slot inside the database. The session that holds the instant needs one, and without it the
+// snapshot is not opened; siblings take what is free, and the holder reads alone when nothing is. So jobs that
+// start together cannot keep each other from starting. Workers that are told different numbers share the
+// largest one.
+
+// slotClass is the first key of each slot's advisory lock, "snap" in ASCII; the second is its number, from 1.
+// Other programs that use the database must not lock pairs of this class.
+const slotClass = 0x736e6170
+
+// takeSlot takes a free slot for as long as the transaction lasts that conn is in.
+func (e *Exporter) takeSlot(ctx context.Context, conn *pgx.Conn) error {
+	if e.cfg.FleetConnections < 0 {
+		return nil
+	}
+	var slot int
+	err := conn.QueryRow(ctx, fmt.Sprintf("SELECT n FROM generate_series(1, %d) n WHERE pg_try_advisory_xact_lock(%d, n) LIMIT 1",
+		e.cfg.FleetConnections, slotClass)).Scan(&slot)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return busy{fmt.Errorf("all %d connections that the fleet may have to this database are in use", e.cfg.FleetConnections)}
+	}
+	return failed(ctx, err, "take one of the fleet's connections to the database")
+}
+
+// busy says that the database has no room for one more session now. That is nobody's fault: wait, and try again.
+type busy struct{ error }
+
+func (b busy) Unwrap() error { return b.error }
+
+// Busy tells who tries again that it was not this attempt that failed.
+func (b busy) Busy() bool { return true }
+
+func isBusy(err error) bool {
+	_, ok := errors.AsType[busy](err)
+	return ok
+}

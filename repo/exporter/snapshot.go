@@ -1,0 +1,256 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// Snapshot is one tenant at one instant. Its methods are called from one goroutine, one after another, except
+// Close, which may be called at any time.
+type Snapshot struct {
+	exporter *Exporter
+	attempt  contracts.Attempt
+
+	// ctx ends when the snapshot is closed or lost, with the cause.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	// Set by open.
+	taken    contracts.Snapshot
+	instant  instant
+	tables   []*table
+	estimate int64
+	files    []file
+	sources  sources
+	excluded []string
+
+	// sessions guards what Release and Close both end.
+	sessions  sync.Mutex
+	holder    *pgx.Conn   // holds the snapshot and the locks
+	siblings  []*pgx.Conn // read within it; where there are none, the holder does
+	stopWatch context.CancelFunc
+	watched   sync.WaitGroup
+	running   []interface{ stop(error) } // look-aheads, to be waited for
+}
+
+// pingEvery is how often the idle session that holds the snapshot is asked whether it is there, which also
+// keeps firewalls from forgetting it.
+const pingEvery = 15 * time.Second
+
+// startWatch makes the loss of the holder the end of the snapshot: with the session its locks are gone, and
+// somebody may truncate a table that is still to be read.
+func (s *Snapshot) startWatch() {
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.stopWatch = cancel
+	s.watched.Go(func() {
+		if err := watch(ctx, s.holder); err != nil && ctx.Err() == nil {
+			s.cancel(fmt.Errorf("%w: %w", ErrSnapshotLost, failed(ctx, err, "watch it")))
+		}
+	})
+}
+
+// watch returns when the session fails or ctx is done. It learns of a killed session at once, because the
+// server says so, and of a silent one at the next ping.
+func watch(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		quiet, cancel := context.WithTimeout(ctx, pingEvery)
+		err := conn.PgConn().WaitForNotification(quiet)
+		silent := quiet.Err() != nil
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !silent {
+			return err
+		}
+		ping, cancel := context.WithTimeout(ctx, pingEvery)
+		err = exec(ping, conn, "SELECT 1")
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Tables are the tenant's tables, one file for each, sorted by name. Members may be iterated over once.
+// Several connections read and compress ahead of the member that is being written, within a bound of memory
+// that does not depend on the tables.
+func (s *Snapshot) Tables() contracts.Archive {
+	return contracts.Archive{Kind: contracts.Tables, Bytes: s.estimate, Members: func(yield func(contracts.Member, error) bool) {
+		if len(s.tables) == 0 {
+			return
+		}
+		pieces, err := s.readTables()
+		if err != nil {
+			yield(contracts.Member{}, err)
+			return
+		}
+		defer pieces.stop(errClosed)
+		for _, t := range s.tables {
+			w := &tableWriter{snapshot: s, table: t, pieces: pieces, left: len(t.chunks)}
+			if !yield(contracts.Member{Name: t.file, Of: t.Name, Size: -1, ModTime: s.taken.At, Write: w.write}, nil) {
+				return
+			}
+			if !w.done {
+				yield(contracts.Member{}, fmt.Errorf("table %q was not written to its end", t.Name))
+				return
+			}
+		}
+	}}
+}
+
+// readTables sends the siblings ahead, or the holder where it is alone. It needs no watch then: it is heard of
+// with every chunk.
+func (s *Snapshot) readTables() (*ahead[chunk, copied], error) {
+	s.sessions.Lock()
+	defer s.sessions.Unlock()
+	if s.ctx.Err() != nil {
+		return nil, context.Cause(s.ctx)
+	}
+	if s.holder == nil {
+		return nil, errors.New("the database transaction has ended: the tables cannot be read any more")
+	}
+	conns := s.siblings
+	if len(conns) == 0 {
+		conns = []*pgx.Conn{s.holder}
+	}
+	var chunks []chunk
+	for _, t := range s.tables {
+		chunks = append(chunks, t.chunks...)
+	}
+	readers := make([]*reader, len(conns))
+	for i, conn := range conns {
+		d, err := newDeflater(s.exporter.cfg.Level)
+		if err != nil {
+			return nil, err
+		}
+		readers[i] = &reader{conn: conn, deflate: d}
+	}
+	pieces := lookAhead(s.ctx, len(readers), s.exporter.cfg.Window, chunks,
+		func(ctx context.Context, worker int, c chunk, w io.Writer) (copied, error) {
+			done, err := readers[worker].copy(ctx, c, w)
+			if err != nil {
+				s.cancel(err) // the first failure is the snapshot's
+			}
+			return done, err
+		})
+	s.running = append(s.running, pieces)
+	return pieces, nil
+}
+
+// tableWriter writes one table, in as many files as it is asked to.
+type tableWriter struct {
+	snapshot *Snapshot
+	table    *table
+	pieces   *ahead[chunk, copied]
+	left     int // chunks not yet written
+	done     bool
+}
+
+func (t *tableWriter) write(ctx context.Context, w io.Writer, room int64) (p contracts.Piece, err error) {
+	ctx, span := tracer.Start(ctx, "export table", trace.WithAttributes(
+		attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", t.snapshot.attempt.Tenant.Schema),
+		attribute.String("db.collection.name", t.table.Name)))
+	defer func() {
+		span.SetAttributes(attribute.Int64("snapfleet.rows", p.Rows))
+		endSpan(span, err)
+	}()
+
+	level := t.snapshot.exporter.cfg.Level
+	gz, err := newJoiner(w)
+	if err == nil {
+		err = gz.text(level, header(t.table.Columns))
+	}
+	if err != nil {
+		return p, fmt.Errorf("write table %q: %w", t.table.Name, err)
+	}
+	for ; t.left > 0; t.left-- {
+		if p.More = p.Rows > 0 && room > 0 && gz.written >= room; p.More {
+			break
+		}
+		piece, err := t.pieces.next(ctx)
+		if err != nil {
+			return p, err
+		}
+		done, err := piece.writeTo(ctx, gz)
+		if err != nil {
+			return p, fmt.Errorf("write table %q: %w", t.table.Name, err)
+		}
+		gz.add(done.sum)
+		p.Rows += done.rows
+	}
+	if err := gz.finish(); err != nil {
+		return p, fmt.Errorf("write table %q: %w", t.table.Name, err)
+	}
+	// From here on this file is a whole gzip member whose rows are counted.
+	t.table.Rows += p.Rows
+	t.done = !p.More
+	return p, nil
+}
+
+// Release ends the database's part of the snapshot: transactions, locks and sessions. Call it as soon as the
+// tables are written, because until then the database keeps every row version that they could need.
+func (s *Snapshot) Release(context.Context) error {
+	s.sessions.Lock()
+	defer s.sessions.Unlock()
+	err := context.Cause(s.ctx)
+	for _, r := range s.running {
+		r.stop(errReleased)
+	}
+	if s.stopWatch != nil {
+		s.stopWatch()
+	}
+	s.watched.Wait()
+	var ended sync.WaitGroup
+	for _, conn := range append(s.siblings, s.holder) {
+		if conn != nil {
+			ended.Go(func() { disconnect(conn) })
+		}
+	}
+	ended.Wait()
+	s.running, s.siblings, s.holder = nil, nil, nil
+	// From here on the database holds nothing for this snapshot.
+	return err
+}
+
+// Close ends everything that is left of the snapshot, waits for it, and may be called again.
+func (s *Snapshot) Close() error {
+	s.cancel(errClosed)
+	s.Release(context.Background()) // its error is the cancellation above
+	return nil
+}
+
+// Totals is how many tables and attachments there are to write.
+func (s *Snapshot) Totals() (tables, files int) {
+	for _, f := range s.files {
+		if f.stored() {
+			files++
+		}
+	}
+	return len(s.tables), files
+}
+
+// Contents is the exporter's part of the manifest. It is complete once both archives have been written.
+func (s *Snapshot) Contents() contracts.Contents {
+	c := contracts.Contents{Snapshot: s.taken, Excluded: s.excluded}
+	for _, t := range s.tables {
+		c.Tables = append(c.Tables, t.Table)
+	}
+	for _, f := range s.files {
+		c.Attachments = append(c.Attachments, f.attachment())
+		if f.gap != "" {
+			c.Gaps = append(c.Gaps, contracts.Gap{ID: f.id(), Filename: f.filename(), Reason: f.gap})
+		}
+	}
+	return c
+}

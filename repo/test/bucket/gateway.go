@@ -1,0 +1,217 @@
+package bucket
+
+import (
+	"bytes"
+	"encoding/xml"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/gofiber/fiber/v3"
+)
+
+// disturb stands before the S3 gateway's own routes: it records, injects faults and adds what of AWS the
+// gateway does not do. Undisturbed requests pass without a copy.
+func (s *Server) disturb(c fiber.Ctx) error {
+	call := s.describe(c)
+	fault := s.faults.take(call)
+	if fault == nil {
+		err := s.carryOut(c, call)
+		call.Status = status(c, err)
+		s.journal.add(call)
+		return err
+	}
+	call.Faulted = true
+	err := s.carryOutDisturbed(c, call, fault)
+	if !fault.fault.Reply.Lost {
+		call.Status = status(c, err)
+	}
+	s.journal.add(call)
+	if fault.fault.Reply.Lost {
+		reset(c.RequestCtx().Conn())
+		c.RequestCtx().SetConnectionClose()
+	}
+	return err
+}
+
+func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
+	f := i.fault
+	if f.Flip {
+		if err := flipRequest(c); err != nil {
+			return err
+		}
+	}
+	var err error
+	if f.Apply {
+		if err = s.carryOut(c, call); err != nil {
+			return err
+		}
+		i.pause()
+	} else {
+		i.pause()
+		if !f.Reply.replaces() {
+			return s.carryOut(c, call)
+		}
+		if !f.Reply.Lost {
+			// An answer before the whole body was read reaches a busy client as a reset only.
+			if body := c.Request().BodyStream(); body != nil {
+				io.Copy(io.Discard, body) // the client gave up: nobody to tell
+			}
+		}
+	}
+	switch {
+	case f.Reply.Status != 0:
+		c.Response().Reset()
+		c.Status(f.Reply.Status)
+		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationXML)
+		for k, v := range f.Reply.Header {
+			c.Set(k, v)
+		}
+		return c.Send(s3Error(f.Reply.Code, f.Reply.message(), c.Path()))
+	case f.Reply.Lost:
+		c.Response().Reset() // closes the file behind a GetObject
+	case f.Reply.Cut > 0:
+		return cut(c, f.Reply.Cut)
+	case f.Reply.Flip:
+		return flipResponse(c)
+	}
+	return nil
+}
+
+// carryOut lets the gateway answer, within the rules that are only ours.
+func (s *Server) carryOut(c fiber.Ctx, call Call) error {
+	if call.Operation == "CompleteMultipartUpload" && !consecutive(c.Body()) {
+		c.Status(http.StatusBadRequest)
+		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationXML)
+		return c.Send(s3Error("InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number.", c.Path()))
+	}
+	if err := c.Next(); err != nil {
+		return err
+	}
+	switch code := c.Response().StatusCode(); {
+	case call.Operation == "HeadBucket" && (code == http.StatusBadRequest || code == http.StatusForbidden):
+		c.Set("X-Amz-Bucket-Region", s.region) // it has no body to say it in
+	case code == http.StatusNotFound && (call.Operation == "HeadObject" || call.Operation == "GetObject"):
+		return s.hide(c, call)
+	}
+	return nil
+}
+
+// hide turns "no such key" into "access denied" for those who may not know which keys there are.
+func (s *Server) hide(c fiber.Ctx, call Call) error {
+	p, known := s.iam.principal(accessKey(c.Get("Authorization"), c.Query("X-Amz-Credential")))
+	if !known || s.iam.mayList(p, call.Bucket, call.Key) || bytes.Contains(c.Response().Body(), []byte("NoSuchBucket")) {
+		return nil
+	}
+	c.Response().Reset()
+	c.Status(http.StatusForbidden)
+	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationXML)
+	return c.Send(s3Error("AccessDenied", "Access Denied", c.Path()))
+}
+
+// consecutive checks the rule that AWS has for parts with checksums: numbered 1, 2, 3 ... A body that is
+// no XML is the gateway's to refuse.
+func consecutive(body []byte) bool {
+	var list struct {
+		Part []struct {
+			PartNumber                                                                     int
+			ChecksumCRC32, ChecksumCRC32C, ChecksumCRC64NVME, ChecksumSHA1, ChecksumSHA256 string
+		}
+	}
+	if xml.Unmarshal(body, &list) != nil {
+		return true
+	}
+	for i, p := range list.Part {
+		if p.ChecksumCRC32+p.ChecksumCRC32C+p.ChecksumCRC64NVME+p.ChecksumSHA1+p.ChecksumSHA256 != "" && p.PartNumber != i+1 {
+			return false
+		}
+	}
+	return true
+}
+
+// cut keeps the header of the answer and the first n bytes of its body, and breaks off there.
+func cut(c fiber.Ctx, n int64) error {
+	response := c.Response()
+	length := response.Header.ContentLength()
+	body := response.BodyStream()
+	if body == nil {
+		body, length = bytes.NewReader(response.Body()), len(response.Body())
+	}
+	head, err := io.ReadAll(io.LimitReader(body, n))
+	if err != nil {
+		return err
+	}
+	response.SetBodyStream(io.MultiReader(bytes.NewReader(head), brokenReader{}), length)
+	return nil
+}
+
+// flipRequest turns over one bit of a request's body, as a bad cable or memory does that no checksum guards.
+func flipRequest(c fiber.Ctx) error {
+	body := c.Request().BodyStream()
+	if body == nil {
+		body = bytes.NewReader(c.Request().Body())
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	flip(data)
+	c.Request().SetBodyStream(bytes.NewReader(data), len(data))
+	return nil
+}
+
+// flipResponse does so to an answer's.
+func flipResponse(c fiber.Ctx) error {
+	body := c.Response().BodyStream()
+	if body == nil {
+		body = bytes.NewReader(c.Response().Body())
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	flip(data)
+	c.Response().SetBody(data)
+	return nil
+}
+
+func flip(data []byte) {
+	if len(data) > 0 {
+		data[len(data)/2] ^= 1
+	}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func (s *Server) describe(c fiber.Ctx) Call {
+	request := c.Request()
+	header := http.Header{}
+	for k, v := range request.Header.All() {
+		header.Add(string(k), string(v))
+	}
+	query, _ := url.ParseQuery(string(request.URI().QueryString())) // what cannot be read, the gateway refuses
+	call := s3Call(c.Method(), string(request.URI().PathOriginal()), query, visible(header))
+	call.Bytes = int64(request.Header.ContentLength())
+	if n, err := strconv.ParseInt(header.Get("X-Amz-Decoded-Content-Length"), 10, 64); err == nil {
+		call.Bytes = n
+	}
+	switch access := accessKey(c.Get("Authorization"), query.Get("X-Amz-Credential")); {
+	case access == rootAccess:
+		call.Principal = "root"
+	default:
+		if p, ok := s.iam.principal(access); ok {
+			call.Principal, call.SessionPolicy, call.Policy = p.arn, p.sessionPolicy != "", p.sessionPolicy
+		}
+	}
+	return call
+}
+
+func status(c fiber.Ctx, err error) int {
+	if err != nil {
+		return http.StatusInternalServerError
+	}
+	return c.Response().StatusCode()
+}

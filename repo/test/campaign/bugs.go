@@ -1,0 +1,357 @@
+package main
+
+import "path"
+
+// bug is a deliberate mistake: a substitution in one file, and the test that has to notice. It is applied by an
+// overlay; the tree is never touched.
+type bug struct {
+	name     string
+	file     string // from the repository's root
+	old, new string // old stands in the file exactly once
+	run      string // the narrowest and fastest test of the file's package
+}
+
+// pkg is the package whose tests have to notice.
+func (b bug) pkg() string { return "./" + path.Dir(b.file) }
+
+// bugs are what the tests are tested with. Every rule that is easily forgotten is broken here, one at a time.
+var bugs = []bug{
+	// The queue and the record.
+	{
+		"ack before the outcome", "consumer/job.go",
+		`c.settle(ctx, m, c.process(ctx, m))`,
+		`c.settle(ctx, m, fate{end: acked}); c.settle(ctx, m, c.process(ctx, m))`,
+		`^TestOneRequestOneDelivery$`,
+	},
+	{
+		"DONE before the outcome", "consumer/job.go",
+		"	o := c.deliveredOutcome(r)\n	if err := c.publish(ctx, o); err != nil {\n		return err\n	}\n",
+		"	o := c.deliveredOutcome(r)\n	defer func() { _ = c.publish(ctx, o) }()\n",
+		`^TestOwnerDies$`,
+	},
+	{
+		"outcome before COMMITTED", "consumer/job.go",
+		`if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`if err := c.publish(ctx, c.deliveredOutcome(r)); err != nil { return err }; if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`^TestOneRequestOneDelivery$`,
+	},
+	{
+		"no last look at the bucket", "consumer/job.go",
+		`found := c.found(ctx, r)`, `found := (*delivery)(nil)`,
+		`^TestDeliveryThatStandsEndsTheJob$`,
+	},
+	{
+		"refused request not kept", "consumer/claim.go",
+		`if err := c.ledger.Bury(ctx, m, job, why); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestBadEnds$/unknown_version`,
+	},
+	{
+		"another tenant's subject", "consumer/job.go",
+		`if err == nil && req.Tenant != m.Tenant() {`, `if err == nil && req.Tenant == "" {`,
+		`^TestRefusedRequestsAreKeptWithTheReason$`,
+	},
+	{
+		"owner without a fence", "consumer/lease.go",
+		`l.cancel(fmt.Errorf("%w: no heartbeat within %v", ErrLeaseLost, cfg.Fence))`, `_ = fmt.Sprint()`,
+		`^TestOwnerWithoutRecordsStopsBeforeItsSuccessorStarts$`,
+	},
+	{
+		"attempt that never stalls", "consumer/lease.go",
+		`if l.stalled() {`, `if false {`,
+		`^TestBadEnds$/an_attempt_hangs`,
+	},
+	{
+		"takeover without observation", "consumer/claim.go",
+		`age < c.cfg.Observe {`, `age < 0 {`,
+		`^TestOneRequestOneDelivery$`,
+	},
+	{
+		"same attempt after a takeover", "consumer/claim.go",
+		`next.AttemptID = attemptID(next.Attempt)`, `next.AttemptID = r.AttemptID`,
+		`^TestLostUploadStartsAgain$`,
+	},
+	{
+		"crashes not counted", "consumer/claim.go",
+		`next.Crashes++`, `_ = next.Crashes`,
+		`^TestCrashLoopEnds$`,
+	},
+	{
+		"own swap not recognised", "consumer/record.go",
+		`case readErr == nil && now.Write == r.Write:`, `case readErr == nil && now.Write == "":`,
+		`^TestEveryCallFailsOnce$`,
+	},
+	{
+		"swap of any revision", "consumer/record.go",
+		`return s.Update(ctx, key, value, revision)`, `return revision + 1, s.Put(ctx, key, value)`,
+		`^TestRandomFaults$`,
+	},
+	{
+		"lost upload waited for", "consumer/verdict.go",
+		`v.act = restart`, `v.act = retry`,
+		`^TestLostUploadStartsAgain$`,
+	},
+	{
+		"rejection tried again", "consumer/verdict.go",
+		`case r.State == running && rejected:`, `case r.State == "" && rejected:`,
+		`^TestBadEnds$/destination_refuses`,
+	},
+	{
+		"refusal ends a commit", "consumer/verdict.go",
+		`case r.State == running && rejected:`, `case rejected:`,
+		`^TestRefusalPastThePointOfNoReturnIsWaitedFor$`,
+	},
+	{
+		"janitor that aborts nothing", "consumer/janitor.go",
+		`err = c.work.Abort(ctx, a, r.Uploads)`, `_ = a`,
+		`^TestJanitor$`,
+	},
+	{
+		"BackOff set", "consumer/setup.go",
+		`MaxDeliver: -1,`, `MaxDeliver: -1, BackOff: []time.Duration{time.Minute},`,
+		`^TestSetup$`,
+	},
+	{
+		"MaxDeliver 5", "consumer/setup.go",
+		`MaxDeliver: -1,`, `MaxDeliver: 5,`,
+		`^TestSetupRefusesWhatDiffers$/max_deliver`,
+	},
+	{
+		"buffer while disconnected", "consumer/jetstream.go",
+		"		nats.ReconnectBufSize(-1),\n", "",
+		`^TestConnectBuffersNothing$`,
+	},
+
+	// The bucket.
+	{
+		"complete without If-None-Match", "uploader/bucket.go",
+		`in.IfNoneMatch = aws.String("*")`, `in.IfNoneMatch = nil`,
+		`^TestNeverOverwritesOthers$/volume`,
+	},
+	{
+		"replace without If-Match", "uploader/bucket.go",
+		`in.IfMatch = &over`, `in.IfMatch = nil`,
+		`^TestLeftoverIsReplacedAsSeen$`,
+	},
+	{
+		"manifest without If-None-Match", "uploader/bucket.go",
+		`ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"),`, `ExpectedBucketOwner: b.owner,`,
+		`^TestNeverOverwritesOthers$/manifest`,
+	},
+	{
+		"successor's volume replaced", "uploader/commit.go",
+		`case c.age(found) > 0:`, `case c.age(found) > 1<<30:`,
+		`^TestNeverOverwritesOthers$/volume`,
+	},
+	{
+		"manifest before the volumes", "uploader/commit.go",
+		`if err := c.volumes(ctx, c.complete); err != nil {`,
+		`_ = s.write(ctx, contracts.ManifestName, r.Manifest); if err := c.volumes(ctx, c.complete); err != nil {`,
+		`^TestNeverOverwritesOthers$/volume`,
+	},
+	{
+		"volumes not verified", "uploader/commit.go",
+		`if err := c.volumes(ctx, c.verify); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestVolumeVanishesBeforeTheManifest$`,
+	},
+	{
+		"only known uploads aborted", "uploader/uploader.go",
+		`return errors.Join(append(errs, abortListed(ctx, s))...)`, `return errors.Join(errs...)`,
+		`^TestEveryRequestMayFail$/CreateMultipartUpload`,
+	},
+	{
+		"older attempts' uploads kept", "uploader/preflight.go",
+		`if err := abortListed(ctx, b); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestBeginAbortsWhatOlderAttemptsLeft$`,
+	},
+	{
+		"upload recorded after its parts", "uploader/archive.go",
+		`err = p.journal.Upload(ctx, u)`, `go func() { _ = p.journal.Upload(ctx, u) }()`,
+		`^TestUploadIsRecordedFirst$`,
+	},
+	{
+		"external ID not sent", "uploader/role.go",
+		`ExternalId:      aws.String(d.ExternalID),`, ``,
+		`^TestDeliverToBucket$`,
+	},
+	{
+		"session policy not sent", "uploader/role.go",
+		`Policy:          aws.String(policy),`, `Policy: map[string]*string{}[policy],`,
+		`^TestDeliverToBucket$`,
+	},
+	{
+		"session policy of all jobs", "uploader/role.go",
+		`bucket + "/" + prefix + "*",`, `bucket + "/" + strings.TrimSuffix(prefix, "/") + "*",`,
+		`^TestSessionPolicyAllowsOneFolder$`,
+	},
+	{
+		"bucket's owner not named", "uploader/bucket.go",
+		`owner: aws.String(d.Account())}`, `owner: nil}`,
+		`^TestDeliverToBucket$`,
+	},
+	{
+		"trust not checked", "uploader/preflight.go",
+		`if err := b.trust.check(ctx, b.role); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestTrustIsCheckedOnce$`,
+	},
+	{
+		"fenced worker gets credentials", "uploader/role.go",
+		`if r.attempt.Err() != nil {`, `if r == nil {`,
+		`^TestFencedWorkerGetsNoCredentials$`,
+	},
+	{
+		"any endpoint", "uploader/bucket.go",
+		`!slices.Contains(list, endpoint)`, `len(list) > 1<<30 && slices.Contains(list, endpoint)`,
+		`^TestAllowedEndpoints$`,
+	},
+	{
+		"refusal tried again", "uploader/judge.go",
+		`return final, &contracts.Rejection{Code: c, Err: refused(err)}`, `return again, &contracts.Rejection{Code: c, Err: refused(err)}`,
+		`^TestJudge$`,
+	},
+	{
+		"checksums joined the wrong way round", "uploader/object.go",
+		`crc = combine(crc, p.crc, p.size)`, `crc = combine(p.crc, crc, p.size)`,
+		`^TestDeliverToBucket$`,
+	},
+	{
+		"member without padding", "uploader/tar.go",
+		`v.Write(zeros[:padding(body.n)])`, `v.Write(zeros[:0])`,
+		`^TestSizesAroundEveryBorder$`,
+	},
+	{
+		"short member believed", "uploader/tar.go",
+		`case m.Size >= 0 && body.n != m.Size:`, `case m.Size >= 0 && body.n > m.Size:`,
+		`^TestMembersThatLie$`,
+	},
+
+	// The database.
+	{
+		"no lock before the snapshot", "exporter/exporter.go",
+		"	if c != nil {\n		if err := lockTables", "	if c != nil && c.schema == \"\" {\n		if err := lockTables",
+		`^TestAlteredWhileOpening$`,
+	},
+	{
+		"catalog not compared", "exporter/exporter.go",
+		`if !before.equal(after) {`, `if before == nil {`,
+		`^TestLookedAtAgain$`,
+	},
+	{
+		"siblings not on the snapshot", "exporter/exporter.go",
+		`begin+"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.exporter.settings()`, `begin+s.exporter.settings()`,
+		`^TestOneInstant$`,
+	},
+	{
+		"sibling on another server", "exporter/exporter.go",
+		`if !here.equal(s.instant) {`, `if here.XID == "" {`,
+		`^TestAnotherServer$`,
+	},
+	{
+		"loss of the holder unnoticed", "exporter/exporter.go",
+		"	s.startWatch()\n", "",
+		`^TestKilled$`,
+	},
+	{
+		"rows hidden by policies", "exporter/catalog.go",
+		`case len(secured) > 0:`, `case len(secured) > 1<<30:`,
+		`^TestRefusals$/row_security`,
+	},
+	{
+		"search_path of the role", "exporter/session.go",
+		`SET LOCAL search_path = ''; `, ``,
+		`^TestHostileDefaults$`,
+	},
+	{
+		"DateStyle of the role", "exporter/session.go",
+		`SET LOCAL DateStyle = 'ISO, YMD'; `, ``,
+		`^TestHostileDefaults$`,
+	},
+	{
+		"floats of the role", "exporter/session.go",
+		`SET LOCAL extra_float_digits = 3; `, ``,
+		`^TestHostileDefaults$`,
+	},
+	{
+		"children's rows twice", "exporter/table.go",
+		`FROM ONLY %s%s) TO STDOUT`, `FROM %s%s) TO STDOUT`,
+		`^TestPartitionsAndInheritance$`,
+	},
+	{
+		"command tag ignored", "exporter/table.go",
+		`done.rows = tag.RowsAffected()`, `_ = tag`,
+		`^TestPartitionsAndInheritance$`,
+	},
+	{
+		"page lost between two chunks", "exporter/table.go",
+		`c.first, c.last = first, first+step`, `c.first, c.last = first, first+step-1`,
+		`^TestChunksAreTheWhole$`,
+	},
+	{
+		"gzip without an end", "exporter/snapshot.go",
+		`if err := gz.finish(); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestNamesAndShapes$`,
+	},
+	{
+		"CRC of one piece dropped", "exporter/snapshot.go",
+		`gz.add(done.sum)`, `if t.left > 1 { gz.add(done.sum) }`,
+		`^TestNamesAndShapes$`,
+	},
+	{
+		"slot of the session", "exporter/slots.go",
+		`pg_try_advisory_xact_lock(`, `pg_try_advisory_lock(`,
+		`^TestSlotIsTheTransactions$`,
+	},
+	{
+		"siblings without a slot", "exporter/exporter.go",
+		`if err := s.exporter.takeSlot(ctx, conn); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestFullDatabase$`,
+	},
+	{
+		"newer attempt's sessions ended", "exporter/session.go",
+		`return err == nil && n <= a.Number`, `return err == nil && n > 0`,
+		`^TestSessionNames$`,
+	},
+	{
+		"sessions of jobs that begin alike", "exporter/session.go",
+		`p := "snapfleet/" + a.Tenant.Name + "/" + a.Request.Job + "/"`, `p := "snapfleet/" + a.Tenant.Name + "/" + a.Request.Job`,
+		`^TestSessionNames$`,
+	},
+
+	// Attachments.
+	{
+		"any key of an allowed bucket", "exporter/config.go",
+		` && strings.HasPrefix(key, prefix)`, ``,
+		`^TestForbiddenAttachments$`,
+	},
+	{
+		"dots in keys", "exporter/config.go",
+		`if segment == "." || segment == ".." {`, `if segment == "..." {`,
+		`^TestForbiddenAttachments$`,
+	},
+	{
+		"file fetched without If-Match", "exporter/source.go",
+		", IfMatch: aws.String(`\"` + f.etag + `\"`)}", `}`,
+		`^TestChangedMidway$`,
+	},
+	{
+		"gap that nobody hears of", "exporter/snapshot.go",
+		`if f.gap != "" {`, `if f.gap == "?" {`,
+		`^TestGaps$`,
+	},
+
+	// Nouns.
+	{
+		"slash in a file name", "contracts/layout.go",
+		"strings.ContainsRune(`/\\%:*?\"<>|~`, r),", "strings.ContainsRune(`\\%:*?\"<>|~`, r),",
+		`^TestAttachmentFile$`,
+	},
+	{
+		"receipt of another delivery", "contracts/receipt.go",
+		`hex.EncodeToString(sum[:]) != digest {`, `hex.EncodeToString(sum[:]) == "" {`,
+		`^TestJoinReceiptRefuses$`,
+	},
+	{
+		"repeated request is another", "contracts/request.go",
+		"	r.RequestedAt = time.Time{}\n", "",
+		`^TestRequestDigest$`,
+	},
+}

@@ -1,0 +1,237 @@
+package world
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// NATS is a nats-server with JetStream on disk: in this process, or with [AsProcess] in one of its own.
+type NATS struct {
+	as      settings
+	process bool
+
+	server *server.Server // where it is in this process
+	cmd    *exec.Cmd      // where it is not
+	ended  <-chan error
+}
+
+// settings are what a server is started with.
+type settings struct {
+	Dir        string
+	Port       int  // server.RANDOM_PORT before the first start
+	Monitoring int  // 0: none
+	Sync       bool // of every message
+	Storage    int64
+}
+
+// NATSOption changes how [StartNATS] starts.
+type NATSOption func(*NATS)
+
+// WithMonitoring serves /varz, /jsz and the like on a free port.
+func WithMonitoring() NATSOption {
+	return func(n *NATS) { n.as.Monitoring = server.RANDOM_PORT }
+}
+
+// WithSync writes every message to the disk before it is acknowledged, as production does.
+func WithSync() NATSOption {
+	return func(n *NATS) { n.as.Sync = true }
+}
+
+// WithStorage is how many bytes all streams may have together. What is published beyond that is refused.
+func WithStorage(bytes int64) NATSOption {
+	return func(n *NATS) { n.as.Storage = bytes }
+}
+
+// AsProcess makes the server a process of its own, so that it can be killed: this program, started once more.
+// The program has to call [ServeNATS] before anything else.
+func AsProcess() NATSOption {
+	return func(n *NATS) { n.process = true }
+}
+
+// StartNATS starts a server that keeps its streams in dir.
+func StartNATS(dir string, opts ...NATSOption) (*NATS, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	n := &NATS{as: settings{Dir: dir, Port: server.RANDOM_PORT}}
+	for _, o := range opts {
+		o(n)
+	}
+	if err := n.start(); err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	return n, nil
+}
+
+// start makes the ports ours from the first time on: a server that starts again takes the same ones, so clients
+// find it.
+func (n *NATS) start() (err error) {
+	if n.process {
+		return n.spawn()
+	}
+	n.server, n.as, err = n.as.serve()
+	return err
+}
+
+// serve runs a server in this process. It returns the settings with the ports that it has.
+func (as settings) serve() (*server.Server, settings, error) {
+	opts := server.Options{
+		ServerName: "snapfleet-" + filepath.Base(as.Dir), Host: "127.0.0.1", Port: as.Port,
+		JetStream: true, StoreDir: as.Dir, JetStreamMaxStore: as.Storage, SyncAlways: as.Sync, NoSigs: true, NoLog: true,
+	}
+	if as.Monitoring != 0 {
+		opts.HTTPHost, opts.HTTPPort = "127.0.0.1", as.Monitoring
+	}
+	s, err := server.NewServer(&opts)
+	if err != nil {
+		return nil, as, err
+	}
+	s.Start()
+	switch {
+	case !s.ReadyForConnections(30 * time.Second):
+		err = errors.New("it did not accept a connection within 30s")
+	case !s.JetStreamEnabled():
+		err = fmt.Errorf("JetStream did not start in %s", as.Dir)
+	}
+	if err != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+		return nil, as, err
+	}
+	if a, ok := s.Addr().(*net.TCPAddr); ok {
+		as.Port = a.Port
+	}
+	if a := s.MonitorAddr(); a != nil {
+		as.Monitoring = a.Port
+	}
+	return s, as, nil
+}
+
+// settingsVariable tells a process to be a server, and which one.
+const settingsVariable = "SNAPFLEET_WORLD_NATS"
+
+// spawn starts this program once more, as a server.
+func (n *NATS) spawn() error {
+	given, err := json.Marshal(n.as)
+	if err != nil {
+		return err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	n.cmd = exec.Command(program)
+	n.cmd.Env = append(os.Environ(), settingsVariable+"="+string(given))
+	n.cmd.Stderr = os.Stderr
+	out, err := n.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if n.ended, err = Spawn(n.cmd, syscall.SIGKILL); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &n.as)
+	}
+	if err != nil {
+		n.end(syscall.SIGKILL)
+		return fmt.Errorf("the server's process says %q: %w", line, err)
+	}
+	return nil
+}
+
+// ServeNATS makes this process a nats-server until it is told to stop, if it was started to be one: see
+// [AsProcess]. Otherwise it does nothing.
+func ServeNATS() {
+	given := os.Getenv(settingsVariable)
+	if given == "" {
+		return
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	var as settings
+	err := json.Unmarshal([]byte(given), &as)
+	var s *server.Server
+	if err == nil {
+		s, as, err = as.serve()
+	}
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(as)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "serve NATS:", err)
+		os.Exit(1)
+	}
+	<-stop
+	s.Shutdown()
+	s.WaitForShutdown()
+	os.Exit(0)
+}
+
+// URL is where clients connect to, nats://127.0.0.1:port.
+func (n *NATS) URL() string { return "nats://" + n.Address() }
+
+// Address is the same for a [Link], 127.0.0.1:port.
+func (n *NATS) Address() string { return "127.0.0.1:" + strconv.Itoa(n.as.Port) }
+
+// MonitoringURL is http://127.0.0.1:port, or empty without [WithMonitoring].
+func (n *NATS) MonitoringURL() string {
+	if n.as.Monitoring <= 0 {
+		return ""
+	}
+	return "http://127.0.0.1:" + strconv.Itoa(n.as.Monitoring)
+}
+
+// Restart stops the server and starts it again on the same port with the same streams.
+func (n *NATS) Restart(ctx context.Context) error {
+	n.Stop()
+	return n.Start(ctx)
+}
+
+// Start starts the server again, on the same port with the same streams, after Stop or Kill.
+func (n *NATS) Start(ctx context.Context) error {
+	// Somebody may have taken the port for a moment, as an outgoing connection's.
+	for {
+		err := n.start()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("restart NATS: %w: %w", context.Cause(ctx), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends the server and waits for it. It may be called again.
+func (n *NATS) Stop() {
+	if n.process {
+		n.end(syscall.SIGTERM)
+		return
+	}
+	n.server.Shutdown()
+	n.server.WaitForShutdown()
+}
+
+// Kill ends the server's process where it stands, which takes [AsProcess].
+func (n *NATS) Kill() { n.end(syscall.SIGKILL) }
+
+func (n *NATS) end(sig syscall.Signal) {
+	_ = n.cmd.Process.Signal(sig) // it may have ended
+	<-n.ended
+}

@@ -1,0 +1,342 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/minio/crc64nvme"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// Metadata of every object that we write: how it is told, later, whose it is.
+const (
+	metaJob     = "snapfleet-job"     // "tenant/job/"
+	metaAttempt = "snapfleet-attempt" // contracts.Attempt.ID
+)
+
+// bucket is a customer's bucket as one job sees it. It implements store.
+type bucket struct {
+	cfg     Config
+	attempt contracts.Attempt
+	to      contracts.Destination
+	role    *role
+	trust   *trustChecks
+	creds   *aws.CredentialsCache
+	client  *s3.Client
+	owner   *string // must own the bucket, in every request
+	// unsigned leaves the body out of the signature: TLS guards it on the way and the checksum at the
+	// other end, and SHA-256 of every byte would cost as much again as all the rest.
+	unsigned func(*s3.Options)
+}
+
+// openBucket assumes the customer's role for one job. The client is built from nothing but the tenant's
+// record and the worker's HTTP client: no setting of the environment can send a delivery elsewhere.
+func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt) (*bucket, error) {
+	if err := a.Tenant.WithDefaults().Validate(); err != nil {
+		return nil, err
+	}
+	if !contracts.ValidJob(a.Request.Job) {
+		return nil, contracts.Reject(contracts.InvalidRequest, "job %.80q is not a valid name", a.Request.Job)
+	}
+	d := a.Tenant.Destination
+	secure, err := allowed(d.Endpoint, cfg.AllowEndpoints)
+	if err != nil {
+		return nil, err
+	}
+	r, err := newRole(ctx, base, cfg, a)
+	if err != nil {
+		return nil, err
+	}
+	b := &bucket{cfg: cfg, attempt: a, to: d, role: r, trust: trust, creds: r.cached(), owner: aws.String(d.Account())}
+	b.client = s3.New(s3.Options{
+		Region:      d.Region,
+		Credentials: b.creds,
+		HTTPClient:  base.HTTPClient,
+		Retryer:     aws.NopRetryer{},
+		// Every checksum is chosen here, where it is known why; the SDK's default differs by release.
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
+	}, func(o *s3.Options) {
+		o.APIOptions = append(o.APIOptions, traced)
+		if d.Endpoint != "" {
+			o.BaseEndpoint = aws.String(d.Endpoint)
+			o.UsePathStyle = true
+		}
+	})
+	b.unsigned = func(o *s3.Options) {
+		if secure {
+			o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
+		}
+	}
+	// Now, so that a role that refuses is named as such and not as a failed request.
+	_, err = try(ctx, cfg, assuming, stsTimeout+time.Second, b.creds.Invalidate, b.creds.Retrieve)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// allowed reports whether the endpoint may be talked to, and whether it is reached over TLS.
+func allowed(endpoint string, list []string) (secure bool, err error) {
+	if endpoint == "" {
+		return true, nil
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Host == "" || u.User != nil || !slices.Contains(list, endpoint) || u.Scheme != "https" && !loopback(u) {
+		return false, contracts.Reject(contracts.EndpointNotAllowed, "endpoint %.200q", endpoint)
+	}
+	return u.Scheme == "https", nil
+}
+
+// loopback reports whether u is plain http to this very machine.
+func loopback(u *url.URL) bool {
+	ip := net.ParseIP(u.Hostname())
+	return u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// send is try for requests to the bucket.
+func send[T any](ctx context.Context, b *bucket, p purpose, request func(context.Context) (T, error)) (T, error) {
+	return try(ctx, b.cfg, p, b.cfg.RequestTimeout, b.creds.Invalidate, request)
+}
+
+// key is the full name of an object. Every name that is sent to S3 is made here.
+func (b *bucket) key(name string) *string { return aws.String(b.attempt.Prefix() + name) }
+
+func (b *bucket) name() *string { return aws.String(b.to.Bucket) }
+
+func (b *bucket) metadata() map[string]string {
+	return map[string]string{metaJob: b.attempt.Prefix(), metaAttempt: b.attempt.ID}
+}
+
+// encryption asks for the tenant's key; without one the bucket's default applies.
+func (b *bucket) encryption() (types.ServerSideEncryption, *string) {
+	if b.to.KMSKeyARN == "" {
+		return "", nil
+	}
+	return types.ServerSideEncryptionAwsKms, aws.String(b.to.KMSKeyARN)
+}
+
+func (b *bucket) create(ctx context.Context, name string) (string, error) {
+	in := &s3.CreateMultipartUploadInput{
+		Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner,
+		ContentType: aws.String("application/x-tar"), Metadata: b.metadata(),
+	}
+	in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()
+	if !b.cfg.NoChecksum {
+		in.ChecksumAlgorithm, in.ChecksumType = types.ChecksumAlgorithmCrc64nvme, types.ChecksumTypeFullObject
+	}
+	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.CreateMultipartUploadOutput, error) {
+		return b.client.CreateMultipartUpload(ctx, in)
+	})
+	if err != nil {
+		return "", fmt.Errorf("create an upload of %s: %w", *in.Key, err)
+	}
+	return aws.ToString(out.UploadId), nil
+}
+
+func (b *bucket) put(ctx context.Context, u contracts.Upload, number int, _ int64, body []byte, crc uint64) (contracts.Part, error) {
+	sum := crcText(crc)
+	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.UploadPartOutput, error) {
+		in := &s3.UploadPartInput{
+			Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+			PartNumber: aws.Int32(int32(number)), Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
+		}
+		if !b.cfg.NoChecksum {
+			in.ChecksumCRC64NVME = &sum
+		}
+		return b.client.UploadPart(ctx, in, b.unsigned)
+	})
+	if errors.Is(err, errGone) {
+		err = ErrUploadLost
+	}
+	if err != nil {
+		return contracts.Part{}, fmt.Errorf("upload part %d of %s: %w", number, u.Name, err)
+	}
+	return contracts.Part{ETag: aws.ToString(out.ETag), CRC64NVME: sum}, nil
+}
+
+func (b *bucket) complete(ctx context.Context, u contracts.Upload, over string) error {
+	in := &s3.CompleteMultipartUploadInput{
+		Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+		MpuObjectSize: aws.Int64(u.Size), MultipartUpload: &types.CompletedMultipartUpload{},
+	}
+	if over == "" {
+		in.IfNoneMatch = aws.String("*")
+	} else {
+		in.IfMatch = &over
+	}
+	if !b.cfg.NoChecksum {
+		in.ChecksumCRC64NVME, in.ChecksumType = &u.CRC64NVME, types.ChecksumTypeFullObject
+	}
+	for i, p := range u.Parts {
+		part := types.CompletedPart{PartNumber: aws.Int32(int32(i + 1)), ETag: aws.String(p.ETag)}
+		if !b.cfg.NoChecksum && p.CRC64NVME != "" {
+			part.ChecksumCRC64NVME = aws.String(p.CRC64NVME)
+		}
+		in.MultipartUpload.Parts = append(in.MultipartUpload.Parts, part)
+	}
+	// Some stores copy the parts now.
+	timeout := b.cfg.RequestTimeout + time.Duration(u.Size>>30)*10*time.Second
+	_, err := try(ctx, b.cfg, finishing, timeout, b.creds.Invalidate, func(ctx context.Context) (*s3.CompleteMultipartUploadOutput, error) {
+		return b.client.CompleteMultipartUpload(ctx, in)
+	})
+	return err
+}
+
+// abortTries is how often an upload is aborted: a part that was under way may survive the first time.
+const abortTries = 5
+
+func (b *bucket) abort(ctx context.Context, u contracts.Upload) error {
+	if strings.Contains(u.Name, "/") || u.Name == "" {
+		return fmt.Errorf("abort an upload of %.200q: not a name in the job's folder", u.Name)
+	}
+	for range abortTries {
+		_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.AbortMultipartUploadOutput, error) {
+			return b.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+				Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+			})
+		})
+		if err == nil {
+			_, err = b.parts(ctx, u)
+		}
+		if errors.Is(err, errGone) || errors.Is(err, errAbsent) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("abort the upload of %s: %w", u.Name, err)
+		}
+	}
+	return fmt.Errorf("abort the upload of %s: it is still there after %d times", u.Name, abortTries)
+}
+
+// parts counts an upload's parts, up to a thousand.
+func (b *bucket) parts(ctx context.Context, u contracts.Upload) (int, error) {
+	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.ListPartsOutput, error) {
+		return b.client.ListParts(ctx, &s3.ListPartsInput{
+			Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(out.Parts), nil
+}
+
+func (b *bucket) uploads(ctx context.Context) (found []contracts.Upload, err error) {
+	in := &s3.ListMultipartUploadsInput{Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner}
+	for {
+		out, err := send(ctx, b, listing, func(ctx context.Context) (*s3.ListMultipartUploadsOutput, error) {
+			return b.client.ListMultipartUploads(ctx, in)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list the uploads below %s: %w", b.attempt.Prefix(), err)
+		}
+		for _, u := range out.Uploads {
+			name, below := strings.CutPrefix(aws.ToString(u.Key), b.attempt.Prefix())
+			if below && name != "" && !strings.Contains(name, "/") { // a store may take the prefix lightly
+				found = append(found, contracts.Upload{Name: name, ID: aws.ToString(u.UploadId)})
+			}
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			return found, nil
+		}
+		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
+	}
+}
+
+func (b *bucket) list(ctx context.Context) (names []string, err error) {
+	in := &s3.ListObjectsV2Input{Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner}
+	for {
+		out, err := send(ctx, b, listing, func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
+			return b.client.ListObjectsV2(ctx, in)
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range out.Contents {
+			if name, below := strings.CutPrefix(aws.ToString(o.Key), b.attempt.Prefix()); below && name != "" {
+				names = append(names, name)
+			}
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			return names, nil
+		}
+		in.ContinuationToken = out.NextContinuationToken
+	}
+}
+
+func (b *bucket) stat(ctx context.Context, name string) (*stored, error) {
+	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.HeadObjectOutput, error) {
+		return b.client.HeadObject(ctx, &s3.HeadObjectInput{
+			Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner, ChecksumMode: types.ChecksumModeEnabled,
+		})
+	})
+	if errors.Is(err, errAbsent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &stored{
+		size: aws.ToInt64(out.ContentLength), crc: aws.ToString(out.ChecksumCRC64NVME), tag: aws.ToString(out.ETag),
+		job: out.Metadata[metaJob], attempt: out.Metadata[metaAttempt],
+	}, nil
+}
+
+func (b *bucket) read(ctx context.Context, name string) ([]byte, error) {
+	data, err := send(ctx, b, writing, func(ctx context.Context) ([]byte, error) {
+		out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner})
+		if err != nil {
+			return nil, err
+		}
+		defer out.Body.Close()
+		return io.ReadAll(io.LimitReader(out.Body, contracts.MaxManifestBytes+1))
+	})
+	if errors.Is(err, errAbsent) {
+		return nil, nil
+	}
+	if err == nil && len(data) > contracts.MaxManifestBytes {
+		err = taken(b.attempt, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", *b.key(name), err)
+	}
+	return data, nil
+}
+
+func (b *bucket) write(ctx context.Context, name string, body []byte) error {
+	sum := crcText(crc64nvme.Checksum(body))
+	_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.PutObjectOutput, error) {
+		in := &s3.PutObjectInput{
+			Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"),
+			ContentType: aws.String("application/json"), Metadata: b.metadata(),
+			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
+		}
+		in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()
+		if !b.cfg.NoChecksum {
+			in.ChecksumCRC64NVME = &sum
+		}
+		return b.client.PutObject(ctx, in, b.unsigned)
+	})
+	return err
+}
+
+func (b *bucket) remove(ctx context.Context, name string) error {
+	_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.DeleteObjectOutput, error) {
+		return b.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner})
+	})
+	return err
+}

@@ -1,0 +1,182 @@
+package uploader
+
+import (
+	"errors"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// purpose is what a request was for; it decides what a refusal means.
+type purpose int
+
+const (
+	assuming  purpose = iota // a role
+	listing                  // the bucket: ListObjectsV2, ListMultipartUploads
+	writing                  // objects and uploads, and reading our own
+	finishing                // CompleteMultipartUpload
+)
+
+// verdict is what a failed request means to whoever sent it.
+type verdict int
+
+const (
+	again verdict = iota // the same request may succeed in a moment
+	renew                // the same request may succeed with fresh credentials, once
+	final                // the same request will not succeed
+)
+
+// errAbsent says that there is no object of that name.
+var errAbsent = errors.New("no such object")
+
+// judge turns what an SDK call returned into a verdict and the error to go on with: a Rejection, one of
+// the store's errors, or err itself. It is the only place that knows what S3 and STS call things.
+func judge(p purpose, err error) (verdict, error) {
+	if _, ok := contracts.AsRejection(err); ok { // the role, refused while a request wanted credentials
+		return final, err
+	}
+	code, status := errorCode(err), errorStatus(err)
+	message := errorMessage(err)
+	reject := func(c contracts.Code) (verdict, error) {
+		return final, &contracts.Rejection{Code: c, Err: refused(err)}
+	}
+
+	switch {
+	case errors.Is(err, errFenced):
+		return final, err
+	case status == 0 && code == "": // no answer at all: network, timeout, a cut body
+		return again, err
+	case strings.HasPrefix(code, "KMS.") || isDenied(code, status) && strings.Contains(message, "kms:"):
+		return reject(contracts.KMSDenied)
+	}
+
+	switch code {
+	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
+		return renew, err
+	case "InvalidToken", "InvalidAccessKeyId", // IAM and STS are eventually consistent
+		"BadRequest": // what an expired token looks like to HEAD, whose answer has no body to say more
+		if p != assuming {
+			return renew, err
+		}
+	case "NoSuchUpload":
+		return final, errGone
+	case "NoSuchBucket":
+		return reject(contracts.BucketNotFound)
+	case "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		if region := namedRegion(err, message); region != "" {
+			return final, contracts.Reject(contracts.WrongRegion, "S3 says that the bucket is in %s: %w", region, refused(err))
+		}
+		return reject(contracts.WrongRegion)
+	case "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
+		"RequestLimitExceeded", "RequestTimeTooSkewed", "OperationAborted", "ConditionalRequestConflict", "IncompleteBody":
+		return again, err
+	case "BadDigest", "XAmzContentChecksumMismatch", "InvalidPart", "InvalidPartOrder", "EntityTooSmall":
+		if p == finishing {
+			// What we uploaded is not there in full any more: as good as gone, and the caller looks at
+			// what is visible before it believes that.
+			return final, errGone
+		}
+		return again, err // flipped on the way
+	case "InvalidRequest":
+		if p == finishing { // the upload is not the one that we began: somebody aborted it while a part was under way
+			return final, errGone
+		}
+	}
+
+	switch {
+	case status == http.StatusPreconditionFailed:
+		return final, errTaken
+	case status == http.StatusConflict, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status >= 500:
+		return again, err
+	case status == http.StatusMovedPermanently:
+		return reject(contracts.WrongRegion)
+	case status == http.StatusNotFound && p != assuming:
+		return final, errAbsent
+	case isDenied(code, status):
+		switch p {
+		case assuming:
+			return reject(contracts.RoleDenied)
+		case listing:
+			return reject(contracts.BucketDenied)
+		}
+		return reject(contracts.WriteDenied)
+	}
+	return final, err
+}
+
+// refusal is the answer of a service as a customer reads it: what it calls the matter, and the id by which CloudTrail
+// and AWS's support find the request. The SDK's own text is for programmers; whoever asks finds it below.
+type refusal struct{ err error }
+
+func refused(err error) error {
+	if _, ok := errors.AsType[*smithy.OperationError](err); !ok {
+		return err // not the SDK's: it says what it means
+	}
+	return &refusal{err}
+}
+
+func (r *refusal) Unwrap() error { return r.err }
+
+func (r *refusal) Error() string {
+	op, _ := errors.AsType[*smithy.OperationError](r.err)
+	code := errorCode(r.err)
+	if code == "" {
+		code = strconv.Itoa(errorStatus(r.err))
+	}
+	text := op.Service() + " answers " + code + " to " + op.Operation()
+	if e, ok := errors.AsType[interface {
+		error
+		ServiceRequestID() string
+	}](r.err); ok && e.ServiceRequestID() != "" {
+		text += " (request id " + e.ServiceRequestID() + ")"
+	}
+	return text
+}
+
+func isDenied(code string, status int) bool {
+	return code == "AccessDenied" || code == "AllAccessDisabled" || code == "AccountProblem" ||
+		status == http.StatusForbidden && (code == "" || code == "Forbidden")
+}
+
+// errorCode is the service's own name for what went wrong; empty when the service did not speak.
+func errorCode(err error) string {
+	if e, ok := errors.AsType[smithy.APIError](err); ok && e.ErrorCode() != "UnknownError" {
+		return e.ErrorCode()
+	}
+	return ""
+}
+
+func errorMessage(err error) string {
+	if e, ok := errors.AsType[smithy.APIError](err); ok {
+		return e.ErrorMessage()
+	}
+	return ""
+}
+
+func errorStatus(err error) int {
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
+		return e.HTTPStatusCode()
+	}
+	return 0
+}
+
+var expectingRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
+
+// namedRegion is where S3 says that the bucket is.
+func namedRegion(err error, message string) string {
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil {
+		if r := e.Response.Header.Get("X-Amz-Bucket-Region"); r != "" {
+			return r
+		}
+	}
+	if m := expectingRegion.FindStringSubmatch(message); m != nil {
+		return m[1]
+	}
+	return ""
+}

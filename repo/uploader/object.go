@@ -1,0 +1,164 @@
+package uploader
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/minio/crc64nvme"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// object is one multipart upload under way: an io.Writer that sends its bytes off in parts while more are
+// written. Parts have equal sizes but for the last, are numbered 1, 2, 3 in the order of the bytes, and
+// leave in any order. Its methods are called from one goroutine.
+type object struct {
+	ctx       context.Context // the group's: done when a part has failed for good
+	store     store
+	group     *errgroup.Group // the parts under way
+	free      chan []byte     // bounds memory and parallelism, and slows the writer down; see buffers
+	partBytes int
+	maxParts  int
+
+	upload contracts.Upload // name and id
+	size   int64
+	parts  []*part
+	cur    *part // the last of parts while it has room, else nil
+}
+
+// part is one part of an object. It leaves when it is full and owes nothing.
+type part struct {
+	number int // from 1
+	offset int64
+
+	// Owned by the object's writer until the part leaves.
+	buf  []byte
+	owes int // reservations not yet filled
+	full bool
+
+	// Set by the goroutine that uploads the part, read after the group's Wait.
+	size int64
+	crc  uint64
+	sent contracts.Part
+}
+
+// buffers makes room for n buffers; each is allocated when it is first used.
+func buffers(n int) chan []byte {
+	free := make(chan []byte, n)
+	for range n {
+		free <- nil
+	}
+	return free
+}
+
+// Write implements io.Writer. It waits while every buffer is in use.
+func (o *object) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		if err := o.room(); err != nil {
+			return n, err
+		}
+		m := min(len(p), cap(o.cur.buf)-len(o.cur.buf))
+		o.cur.buf = append(o.cur.buf, p[:m]...)
+		o.size += int64(m)
+		n, p = n+m, p[m:]
+		if len(o.cur.buf) == cap(o.cur.buf) {
+			o.cut()
+		}
+	}
+	return n, nil
+}
+
+// reserve appends n bytes that fill supplies later. The part they are in stays in memory until then,
+// while the parts after it leave. n must divide the part size and the object's size so far.
+func (o *object) reserve(n int) (fill func([]byte), err error) {
+	if err := o.room(); err != nil {
+		return nil, err
+	}
+	p, at := o.cur, len(o.cur.buf)
+	if at%n != 0 || cap(p.buf)-at < n {
+		return nil, fmt.Errorf("reserve %d bytes at %d of %s: not on a border", n, o.size, o.upload.Name)
+	}
+	p.buf = p.buf[:at+n]
+	p.owes++
+	o.size += int64(n)
+	if len(p.buf) == cap(p.buf) {
+		o.cut()
+	}
+	return func(b []byte) {
+		copy(p.buf[at:at+n], b)
+		p.owes--
+		o.release(p)
+	}, nil
+}
+
+// room makes sure that there is a current part. A current part always has space left.
+func (o *object) room() error {
+	if o.ctx.Err() != nil {
+		return context.Cause(o.ctx)
+	}
+	if o.cur != nil {
+		return nil
+	}
+	if len(o.parts) == o.maxParts {
+		return tooLarge(o.upload.Name, o.maxParts)
+	}
+	select {
+	case buf := <-o.free:
+		if buf == nil {
+			buf = make([]byte, o.partBytes)
+		}
+		o.cur = &part{number: len(o.parts) + 1, offset: o.size, buf: buf[:0]}
+		o.parts = append(o.parts, o.cur)
+		return nil
+	case <-o.ctx.Done():
+		return context.Cause(o.ctx)
+	}
+}
+
+func tooLarge(name string, parts int) error {
+	return contracts.Reject(contracts.VolumeTooLarge, "%s would need more than %d parts", name, parts)
+}
+
+// cut ends the current part.
+func (o *object) cut() {
+	if o.cur == nil {
+		return
+	}
+	p := o.cur
+	o.cur = nil
+	p.full = true
+	o.release(p)
+}
+
+// release lets p leave, unless it has room left or still owes bytes.
+func (o *object) release(p *part) {
+	if !p.full || p.owes > 0 {
+		return
+	}
+	o.group.Go(func() error {
+		p.size = int64(len(p.buf))
+		p.crc = crc64nvme.Checksum(p.buf)
+		sent, err := o.store.put(o.ctx, o.upload, p.number, p.offset, p.buf, p.crc)
+		if err != nil {
+			return err
+		}
+		p.sent = sent
+		o.free <- p.buf
+		p.buf = nil
+		return nil
+	})
+}
+
+// receipt says what was uploaded. It is valid once the group's Wait has returned nil.
+func (o *object) receipt() contracts.Upload {
+	u := o.upload
+	u.Size = o.size
+	var crc uint64
+	for _, p := range o.parts {
+		crc = combine(crc, p.crc, p.size)
+		u.Parts = append(u.Parts, p.sent)
+	}
+	u.CRC64NVME = crcText(crc)
+	return u
+}

@@ -1,0 +1,233 @@
+package uploader
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// errFenced says that an attempt that is over asked for credentials.
+var errFenced = errors.New("the attempt is over: no more credentials")
+
+// stsTimeout bounds one call of STS.
+const stsTimeout = 30 * time.Second
+
+// expiryWindow is how long before their end credentials are refreshed, less up to half of it by chance,
+// so that a fleet does not ask all at once.
+const expiryWindow = 5 * time.Minute
+
+// staleFor is how long credentials that could not be refreshed, but are still valid, are used before the
+// next try.
+const staleFor = 30 * time.Second
+
+// role provides the credentials of a customer's role to one job, for as long as its attempt lives. It is
+// used through an [aws.CredentialsCache].
+type role struct {
+	attempt context.Context // refuses to refresh once it is done
+	client  *sts.Client
+	input   sts.AssumeRoleInput
+
+	mu      sync.Mutex
+	expires time.Time // of the newest session
+}
+
+func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attempt) (*role, error) {
+	d := a.Tenant.Destination
+	policy, err := sessionPolicy(d, a.Prefix())
+	if err != nil {
+		return nil, err
+	}
+	if base.Region == "" {
+		base.Region = d.Region
+	}
+	client := sts.NewFromConfig(base, func(o *sts.Options) {
+		o.Retryer = aws.NopRetryer{}
+		o.APIOptions = append(o.APIOptions, traced)
+	})
+	return &role{attempt: ctx, client: client, input: sts.AssumeRoleInput{
+		RoleArn:         aws.String(d.RoleARN),
+		RoleSessionName: aws.String(sessionName(a.Request.Job)),
+		ExternalId:      aws.String(d.ExternalID),
+		DurationSeconds: aws.Int32(int32(cfg.SessionDuration / time.Second)),
+		Policy:          aws.String(policy),
+	}}, nil
+}
+
+// Retrieve implements [aws.CredentialsProvider]. It asks once; whoever needs credentials for a request
+// repeats that.
+func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
+	if r.attempt.Err() != nil {
+		return aws.Credentials{}, fmt.Errorf("%w: %w", errFenced, context.Cause(r.attempt))
+	}
+	// The attempt's context, because the cache shares one call among requests and detaches theirs.
+	ctx, cancel := context.WithTimeout(r.attempt, stsTimeout)
+	defer cancel()
+	out, err := r.client.AssumeRole(ctx, &r.input)
+	if err != nil {
+		if v, judged := judge(assuming, err); v == final {
+			err = judged
+		}
+		return aws.Credentials{}, fmt.Errorf("assume %s: %w", *r.input.RoleArn, err)
+	}
+	c := out.Credentials
+	if c == nil || c.AccessKeyId == nil || c.SecretAccessKey == nil || c.SessionToken == nil || c.Expiration == nil {
+		return aws.Credentials{}, fmt.Errorf("assume %s: STS gave no credentials", *r.input.RoleArn)
+	}
+	r.mu.Lock()
+	r.expires = *c.Expiration
+	r.mu.Unlock()
+	return aws.Credentials{
+		AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken,
+		Source: "snapfleet.AssumeRole", CanExpire: true, Expires: *c.Expiration,
+	}, nil
+}
+
+// HandleFailToRefresh keeps using credentials that are still valid: an outage of STS, or a trust policy
+// under repair, is no reason to lose an hour's work.
+func (r *role) HandleFailToRefresh(_ context.Context, old aws.Credentials, err error) (aws.Credentials, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if !old.HasKeys() || !now.Before(r.expires) || errors.Is(err, errFenced) {
+		return aws.Credentials{}, err
+	}
+	old.Expires = now.Add(staleFor)
+	if old.Expires.After(r.expires) {
+		old.Expires = r.expires
+	}
+	return old, nil
+}
+
+// AdjustExpiresBy moves the refresh forward by the cache's window, but never by more than a quarter of
+// what is left: a session may be short, and credentials that could not be refreshed are kept for staleFor.
+func (r *role) AdjustExpiresBy(c aws.Credentials, by time.Duration) (aws.Credentials, error) {
+	c.Expires = c.Expires.Add(max(by, -time.Until(c.Expires)/4))
+	return c, nil
+}
+
+// cached puts the role behind a cache that refreshes it in time.
+func (r *role) cached() *aws.CredentialsCache {
+	return aws.NewCredentialsCache(r, func(o *aws.CredentialsCacheOptions) {
+		o.ExpiryWindow = expiryWindow
+		o.ExpiryWindowJitterFrac = 0.5
+	})
+}
+
+// sessionName tells the customer, in CloudTrail, which job acted. STS takes 64 characters.
+func sessionName(job string) string {
+	name := "snapshot-" + job
+	if len(name) <= 64 {
+		return name
+	}
+	sum := sha256.Sum256([]byte(job))
+	return name[:64-9] + "." + hex.EncodeToString(sum[:4])
+}
+
+// maxPolicy is the longest inline session policy that STS takes, in characters.
+const maxPolicy = 2048
+
+type statement struct {
+	Effect    string                       `json:"Effect"`
+	Action    []string                     `json:"Action"`
+	Resource  string                       `json:"Resource"`
+	Condition map[string]map[string]string `json:"Condition,omitempty"`
+}
+
+// sessionPolicy narrows whatever the role may do to one job's folder: even with a role that may do
+// everything, and a bug, nothing else can be written or read.
+func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
+	partition := "aws"
+	if f := strings.SplitN(d.RoleARN, ":", 3); len(f) == 3 {
+		partition = f[1]
+	}
+	bucket := "arn:" + partition + ":s3:::" + d.Bucket
+	below := func(op string) map[string]map[string]string {
+		return map[string]map[string]string{op: {"s3:prefix": prefix + "*"}}
+	}
+	statements := []statement{
+		{
+			"Allow",
+			[]string{"s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"},
+			bucket + "/" + prefix + "*", nil,
+		},
+		{"Allow", []string{"s3:ListBucket"}, bucket, below("StringLike")},
+		// AWS does not say that it sets s3:prefix for this action: where it does, the prefix counts.
+		{"Allow", []string{"s3:ListBucketMultipartUploads"}, bucket, below("StringLikeIfExists")},
+	}
+	if d.Endpoint == "" {
+		// The bucket's default encryption may use a key that we were not told of. Which keys the role may
+		// use is the customer's to say; here it is only that S3 uses them for us.
+		kms := statement{
+			"Allow",
+			[]string{"kms:GenerateDataKey", "kms:Decrypt"},
+			"*",
+			map[string]map[string]string{"StringLike": {"kms:ViaService": "s3.*"}},
+		}
+		if strings.Contains(d.KMSKeyARN, ":key/") { // an alias is no resource of these actions
+			kms.Resource = d.KMSKeyARN
+		}
+		statements = append(statements, kms)
+	} else if d.KMSKeyARN != "" {
+		statements = append(statements, statement{"Allow", []string{"kms:GenerateDataKey", "kms:Decrypt"}, d.KMSKeyARN, nil})
+	}
+	b, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
+	if err != nil {
+		return "", fmt.Errorf("session policy: %w", err)
+	}
+	if len(b) > maxPolicy {
+		return "", fmt.Errorf("session policy: %d characters, STS takes %d", len(b), maxPolicy)
+	}
+	return string(b), nil
+}
+
+// trustChecks remembers which roles were seen to refuse us without their external ID.
+type trustChecks struct {
+	every time.Duration
+	mu    sync.Mutex
+	last  map[string]time.Time // by role ARN
+}
+
+// check asks the role to let us in without its external ID, and with a random one, and rejects it when it
+// does. An error that says nothing about the role is not held against it: it has just let us in properly.
+func (t *trustChecks) check(ctx context.Context, r *role) error {
+	arn := *r.input.RoleArn
+	t.mu.Lock()
+	due := t.every > 0 && time.Since(t.last[arn]) >= t.every
+	t.mu.Unlock()
+	if !due {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stsTimeout)
+	defer cancel()
+	for _, wrong := range []*string{nil, aws.String(rand.Text())} {
+		in := r.input
+		in.ExternalId = wrong
+		in.DurationSeconds = aws.Int32(900)
+		in.RoleSessionName = aws.String("snapshot-trust-check")
+		_, err := r.client.AssumeRole(context.WithValue(ctx, refusalWanted{}, true), &in)
+		switch {
+		case err == nil && wrong == nil:
+			return contracts.Reject(contracts.InsecureTrust, "%s let us in without the external ID", arn)
+		case err == nil:
+			return contracts.Reject(contracts.InsecureTrust, "%s let us in with a random external ID", arn)
+		case !isDenied(errorCode(err), errorStatus(err)):
+			return nil
+		}
+	}
+	t.mu.Lock()
+	t.last[arn] = time.Now()
+	t.mu.Unlock()
+	return nil
+}
