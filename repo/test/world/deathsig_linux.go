@@ -1,5 +1,0 @@
-package world
-
-import "syscall"
-
-func dieWithParent(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeathsig = sig }
