@@ -299,8 +299,12 @@ func (b *bucket) stat(ctx context.Context, name string) (*stored, error) {
 }
 
 func (b *bucket) read(ctx context.Context, name string) ([]byte, error) {
+	in := &s3.GetObjectInput{Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner}
+	if !b.cfg.NoChecksum {
+		in.ChecksumMode = types.ChecksumModeEnabled // a flipped bit is no stranger's manifest
+	}
 	data, err := send(ctx, b, writing, func(ctx context.Context) ([]byte, error) {
-		out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner})
+		out, err := b.client.GetObject(ctx, in)
 		if err != nil {
 			return nil, err
 		}

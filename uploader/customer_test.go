@@ -114,6 +114,8 @@ func (c *customer) inject(operation string, f testbucket.Fault) *testbucket.Inje
 
 func volumes(call testbucket.Call) bool { return strings.HasSuffix(call.Key, ".tar") }
 
+func manifest(call testbucket.Call) bool { return strings.HasSuffix(call.Key, "/"+contracts.ManifestName) }
+
 // calls are the requests to this customer's bucket.
 func (c *customer) calls(operations ...string) (found []testbucket.Call) {
 	for _, call := range server.Calls() {
@@ -187,6 +189,14 @@ func (c *customer) prepare() contracts.Receipt {
 	c.t.Helper()
 	m, a := archives()
 	return deliver(c.t, c.uploader(), c.attempt, m, a...)
+}
+
+// prepareSmall is prepare with volumes of one part.
+func (c *customer) prepareSmall() contracts.Receipt {
+	c.t.Helper()
+	list, files := attachments(10, 0)
+	tabs, rows := tables(3)
+	return deliver(c.t, c.uploader(), c.attempt, contracts.Manifest{Tables: tabs, Attachments: list}, rows, files)
 }
 
 func (c *customer) source() Source {

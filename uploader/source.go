@@ -115,7 +115,10 @@ func (d *download) open() error {
 	if d.at > 0 {
 		in.Range = aws.String(fmt.Sprintf("bytes=%d-", d.at))
 	}
-	out, err := d.source.client.GetObject(d.ctx, in)
+	out, err := d.source.client.GetObject(d.ctx, in, func(o *s3.Options) {
+		// Verify compares, and says what is wrong; the SDK would only break off.
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})
 	if err != nil {
 		if _, judged := judge(writing, err); errors.Is(judged, errAbsent) {
 			err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
