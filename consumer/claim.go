@@ -183,7 +183,7 @@ func manifestURL(a contracts.Attempt) string {
 }
 
 // takeOver is the record as its next owner writes it: the same state, one epoch on. A job that still runs gets
-// a new attempt, unless its time or its workers are spent. Blame is raised before work starts, so that input
+// a new attempt, unless its last one has kept a plan, or the job's time or its workers are spent. Blame is raised before work starts, so that input
 // that kills its workers comes to an end.
 func (c *Consumer) takeOver(r record, req contracts.Request) record {
 	next := r
@@ -193,6 +193,7 @@ func (c *Consumer) takeOver(r record, req contracts.Request) record {
 	}
 	if r.Owner != "" {
 		next.Crashes++
+		next.Vain++
 	}
 	if r.State != running {
 		return next
@@ -205,8 +206,11 @@ func (c *Consumer) takeOver(r record, req contracts.Request) record {
 		why = &contracts.Rejection{Code: contracts.CrashLoop, Err: fmt.Errorf("%d workers went silent over it; last error: %s", next.Crashes, orNone(last))}
 	case time.Now().After(r.Deadline):
 		why = &contracts.Rejection{Code: contracts.DeadlineExceeded, Err: fmt.Errorf("not delivered by %s; last error: %s", r.Deadline.Format(time.RFC3339), orNone(last))}
+	case next.resumable():
+		return next
 	default:
 		next.Attempt++
+		next.Plan, next.Vain = nil, 0
 		next.AttemptID = attemptID(next.Attempt)
 		next.Progress = contracts.Progress{}
 		return next

@@ -2,8 +2,11 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math/bits"
 	"strconv"
 	"strings"
 	"time"
@@ -42,15 +45,33 @@ func (e exports) Prepare(ctx context.Context, a contracts.Attempt, j Journal) (c
 	if manifest != nil {
 		return none, contracts.Reject(contracts.DestinationTaken, "the job is already delivered")
 	}
-	if err := e.Abort(ctx, a, nil); err != nil {
+	kept, err := j.Checkpoints(ctx)
+	if err != nil {
 		return none, err
 	}
-	m := contracts.Manifest{Version: contracts.ManifestVersion, Tenant: a.Tenant.Name, Job: a.Request.Job, Attempt: a.ID, Only: a.Request.Only}
+	if err := e.abortAllBut(ctx, a, kept); err != nil {
+		return none, err
+	}
+	m := contracts.Manifest{Version: contracts.ManifestVersion, Tenant: a.Tenant.Name, Job: a.Request.Job, Attempt: a.ID, Only: a.Request.Only, Producer: contracts.Producer{Name: e.n.name}}
 	r := contracts.Receipt{Version: contracts.ReceiptVersion, Attempt: a.ID}
-	for _, kind := range []contracts.Kind{contracts.Tables, contracts.Attachments} {
-		u, err := e.upload(ctx, a, j, contracts.VolumeName(kind, a.Request.Job, 0))
+	for i, kind := range []contracts.Kind{contracts.Tables, contracts.Attachments} {
+		name := contracts.VolumeName(kind, a.Request.Job, 0)
+		var u contracts.Upload
+		switch {
+		case i < len(kept) && kind == contracts.Tables: // they are read once
+			u = must(decodeUpload(kept[i]))
+		case i < len(kept):
+			u, err = e.goOn(ctx, a, j, must(decodeUpload(kept[len(kept)-1])))
+		default:
+			u, err = e.upload(ctx, a, j, name)
+		}
 		if err != nil {
 			return none, err
+		}
+		if i >= len(kept) && kind == contracts.Tables {
+			if err := j.Checkpoint(ctx, must(json.Marshal(u))); err != nil {
+				return none, err
+			}
 		}
 		r.Uploads = append(r.Uploads, u)
 		m.Volumes = append(m.Volumes, contracts.Volume{Name: u.Name, Kind: kind, Size: u.Size})
@@ -76,23 +97,50 @@ func (e exports) upload(ctx context.Context, a contracts.Attempt, j Journal, nam
 	if err := j.Upload(ctx, contracts.Upload{Name: name, ID: id}); err != nil {
 		return u, err
 	}
-	for part := range partsPerVolume {
+	return u, e.send(ctx, a, j, u, 0)
+}
+
+func decodeUpload(data []byte) (u contracts.Upload, err error) { return u, json.Unmarshal(data, &u) }
+
+// goOn sends what is not proven to be there.
+func (e exports) goOn(ctx context.Context, a contracts.Attempt, j Journal, u contracts.Upload) (contracts.Upload, error) {
+	up, err := call(ctx, e.n, "s3 list parts of "+u.ID, func() (upload, error) {
+		up, ok := e.n.folder(a.Prefix()).uploads[u.ID]
+		if !ok {
+			return up, lostUpload{errGone}
+		}
+		return up, nil
+	})
+	if err != nil {
+		return u, err
+	}
+	return u, e.send(ctx, a, j, u, bits.TrailingZeros(^up.parts))
+}
+
+// send uploads the parts from one on.
+func (e exports) send(ctx context.Context, a contracts.Attempt, j Journal, u contracts.Upload, from int) error {
+	for part := from; part < partsPerVolume; part++ {
+		if u.Name == contracts.VolumeName(contracts.Attachments, a.Request.Job, 0) {
+			if err := j.Checkpoint(ctx, must(json.Marshal(u))); err != nil {
+				return err
+			}
+		}
 		pause(ctx, e.part)
-		err := e.n.reach(ctx, fmt.Sprintf("s3 part %d of %s", part+1, id), func() error {
-			up, ok := e.n.folder(a.Prefix()).uploads[id]
+		err := e.n.reach(ctx, fmt.Sprintf("s3 part %d of %s", part+1, u.ID), func() error {
+			up, ok := e.n.folder(a.Prefix()).uploads[u.ID]
 			if !ok {
-				return errors.New("NoSuchUpload")
+				return lostUpload{errGone}
 			}
 			up.parts |= 1 << part
-			e.n.folder(a.Prefix()).uploads[id] = up
+			e.n.folder(a.Prefix()).uploads[u.ID] = up
 			return nil
 		})
 		if err != nil {
-			return u, err
+			return err
 		}
 		j.Progress(func(p *contracts.Progress) { p.Bytes += 100 })
 	}
-	return u, nil
+	return nil
 }
 
 var (
@@ -206,6 +254,18 @@ func (e exports) verify(ctx context.Context, a contracts.Attempt, u contracts.Up
 func number(id string) int {
 	n, _, _ := strings.Cut(id, "-")
 	return must(strconv.Atoi(n))
+}
+
+// abortAllBut leaves nothing but what a checkpoint names.
+func (e exports) abortAllBut(ctx context.Context, a contracts.Attempt, kept [][]byte) error {
+	keep := map[string]bool{}
+	for _, data := range kept {
+		keep[must(decodeUpload(data)).ID] = true
+	}
+	return e.n.reach(ctx, "s3 abort what is not kept", func() error {
+		maps.DeleteFunc(e.n.folder(a.Prefix()).uploads, func(id string, _ upload) bool { return !keep[id] })
+		return nil
+	})
 }
 
 func (e exports) Abort(ctx context.Context, a contracts.Attempt, _ []contracts.Upload) error {

@@ -20,7 +20,7 @@ type sweep struct {
 }
 
 // janitor removes what could not be removed in time: uploads that a paused worker created after its successor
-// had cleaned up, and the receipts of jobs that ended. Any worker may do it, and it does no harm if two do.
+// had cleaned up, and the receipts and plans of jobs that ended. Any worker may do it, and it does no harm if two do.
 func (c *Consumer) janitor(ctx context.Context) {
 	for pause(ctx, c.cfg.SweepEvery); ctx.Err() == nil; pause(ctx, c.cfg.SweepEvery) {
 		if !c.elected(ctx) {
@@ -101,8 +101,10 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		return fmt.Errorf("look after job %s of tenant %s: %w", job, tenant, err)
 	}
-	if err := c.dropReceipts(ctx, tenant, job); err != nil {
-		return err
+	for _, pieces := range []string{"receipt", "plan"} {
+		if err := c.drop(ctx, tenant+"."+job+"."+pieces+".>"); err != nil {
+			return err
+		}
 	}
 	if s.Passes++; s.Passes > 1 {
 		return c.records.Delete(ctx, key)
@@ -112,11 +114,11 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	return err
 }
 
-// dropReceipts deletes the receipt pieces of a job that has ended: nobody will commit it again.
-func (c *Consumer) dropReceipts(ctx context.Context, tenant, job string) error {
-	keys, err := c.records.Keys(ctx, tenant+"."+job+".receipt.>")
+// drop deletes pieces of a job that has ended: nobody will commit or continue it again.
+func (c *Consumer) drop(ctx context.Context, pieces string) error {
+	keys, err := c.records.Keys(ctx, pieces)
 	if err != nil {
-		return fmt.Errorf("list receipt pieces: %w", err)
+		return fmt.Errorf("list %s: %w", pieces, err)
 	}
 	for _, key := range keys {
 		if err := c.records.Delete(ctx, key); err != nil {

@@ -87,7 +87,7 @@ func (c *Consumer) prepare(ctx context.Context, l *lease, r record) error {
 	if err != nil {
 		return err
 	}
-	if len(r.Uploads) > 0 { // an earlier attempt's
+	if len(r.Uploads) > 0 && !r.resumable() { // an earlier attempt's
 		if err := c.work.Abort(ctx, a, r.Uploads); err != nil {
 			return fmt.Errorf("clean up after an earlier attempt: %w", err)
 		}
@@ -111,7 +111,7 @@ func (c *Consumer) prepare(ctx context.Context, l *lease, r record) error {
 	if err != nil {
 		return err
 	}
-	if err := c.records.keepReceipt(ctx, r, pieces); err != nil {
+	if err := c.records.keepReceipt(ctx, r, d, pieces); err != nil {
 		return err
 	}
 	l.Progress(func(p *contracts.Progress) { p.Phase, p.Current = contracts.Committing, "" })
@@ -283,7 +283,7 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 	case release:
 		v.delay = 0
 	case retry:
-		if r.State == running {
+		if r.State == running && !r.resumable() {
 			c.tidy(ctx, l, r)
 		}
 	}
@@ -292,10 +292,11 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 		r.Owner, r.Worker, r.LastError = "", "", firstLine(err)
 		if v.act != release {
 			r.Errors++
+			r.Vain++
 			r.NotBefore = time.Now().Add(v.delay).UTC()
 		}
 		if v.act == restart {
-			r.State, r.Delivery = running, nil
+			r.State, r.Delivery, r.Plan = running, nil, nil
 		}
 	})
 	if lost != nil {

@@ -25,6 +25,8 @@ type lease struct {
 	beats  sync.WaitGroup
 	end    chan struct{}
 
+	keeping sync.Mutex // held while a checkpoint is kept
+
 	turn chan struct{} // holds a token during a swap: one at a time, and whoever waits can be cancelled
 
 	mu       sync.Mutex // guards the fields below; never held across the network

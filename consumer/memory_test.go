@@ -388,7 +388,7 @@ func (n *node) Delete(ctx context.Context, key string) error {
 func (n *node) Keys(ctx context.Context, filter string) ([]string, error) {
 	return call(ctx, n, "keys "+filter, func() (keys []string, _ error) {
 		for key := range n.cells {
-			if ok, _ := path.Match(strings.ReplaceAll(strings.ReplaceAll(filter, ".", "/"), ">", "*/*"), strings.ReplaceAll(key, ".", "/")); ok {
+			if ok, _ := path.Match(strings.ReplaceAll(strings.ReplaceAll(filter, ".", "/"), ">", "*/*/*"), strings.ReplaceAll(key, ".", "/")); ok {
 				keys = append(keys, key)
 			}
 		}

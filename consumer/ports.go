@@ -16,7 +16,7 @@ import (
 // Cancelling ctx stops them soon; what they leave behind is what Abort removes.
 type Work interface {
 	// Prepare uploads everything that the attempt asks for and shows nothing. When it returns, all that
-	// the receipt names is durable.
+	// the receipt names is durable. It goes on after the attempt's checkpoints, if there are any.
 	Prepare(ctx context.Context, a contracts.Attempt, j Journal) (contracts.Receipt, error)
 	// Complete makes a receipt's volumes visible, Seal verifies them and writes the manifest. Both are idempotent,
 	// and any worker may call them with a receipt that another one prepared. An error that Is a lost upload (see
@@ -29,8 +29,8 @@ type Work interface {
 	Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error)
 }
 
-// LostUpload is the behaviour of an error of Complete or Seal that says: an upload that the receipt names is gone, and
-// its object is not there. The job goes back to RUNNING with a new attempt.
+// LostUpload is the behaviour of an error that says: an upload that the receipt or a checkpoint names is gone, and its
+// object is not there, or it is not what they say. The job goes on, or back, in RUNNING with a new attempt.
 type LostUpload interface{ LostUpload() bool }
 
 // Unreachable is the behaviour of an error of Work that says: the destination does not answer. Other jobs for it
@@ -41,6 +41,12 @@ type Unreachable interface{ Unreachable() bool }
 type Journal interface {
 	// Upload records an upload. Only when it has returned nil may the first part leave.
 	Upload(ctx context.Context, u contracts.Upload) error
+	// Checkpoint keeps data, of any size, for whoever goes on with this attempt: when it has returned nil, a
+	// successor finds it. From the first one on, a successor goes on with the same attempt, and nobody aborts its
+	// uploads, until one of them is lost (see [LostUpload]).
+	Checkpoint(ctx context.Context, data []byte) error
+	// Checkpoints returns what this attempt's owners have kept so far, in order: nothing when it is new.
+	Checkpoints(ctx context.Context) ([][]byte, error)
 	// Progress changes the report that the next heartbeat carries. It never blocks on the network. A
 	// report that does not move for [Config].Stall ends the attempt.
 	Progress(change func(*contracts.Progress))

@@ -60,6 +60,10 @@ type record struct {
 	AttemptID string `json:"attempt_id"`
 	// Uploads of this attempt, and of earlier ones that nobody has aborted yet.
 	Uploads []contracts.Upload `json:"uploads,omitempty"`
+	// Plan counts the checkpoints of this attempt, by owner; see [Journal]. Vain is how often the attempt has
+	// failed, or its owner gone silent, since the last of them.
+	Plan []planned `json:"plan,omitempty"`
+	Vain int       `json:"vain,omitempty"`
 	// Delivery is set with COMMITTING and does not change before the job is over or begins again.
 	Delivery *delivery `json:"delivery,omitempty"`
 
@@ -95,8 +99,9 @@ func recordKey(tenant, job string) string { return tenant + "." + job }
 // recordKeys matches records and nothing else in the bucket.
 const recordKeys = "*.*"
 
-func receiptKey(tenant, job, attempt string, n int) string {
-	return fmt.Sprintf("%s.%s.receipt.%s.%d", tenant, job, attempt, n)
+// receiptKey has the digest, because two owners of one attempt may each have a receipt.
+func receiptKey(r record, d *delivery, n int) string {
+	return fmt.Sprintf("%s.%s.receipt.%s.%.16s.%d", r.Request.Tenant, r.Request.Job, d.AttemptID, d.Digest, n)
 }
 
 // sweepKey marks a job that the janitor has to look after.
@@ -172,9 +177,9 @@ func (s records) write(ctx context.Context, key string, value []byte, revision u
 }
 
 // keepReceipt writes the pieces of a receipt. They are never changed, and only the record makes them matter.
-func (s records) keepReceipt(ctx context.Context, r record, pieces [][]byte) error {
+func (s records) keepReceipt(ctx context.Context, r record, d *delivery, pieces [][]byte) error {
 	for n, p := range pieces {
-		if err := s.Put(ctx, receiptKey(r.Request.Tenant, r.Request.Job, r.AttemptID, n), p); err != nil {
+		if err := s.Put(ctx, receiptKey(r, d, n), p); err != nil {
 			return fmt.Errorf("record receipt piece %d of %d: %w", n+1, len(pieces), err)
 		}
 	}
@@ -185,7 +190,7 @@ func (s records) keepReceipt(ctx context.Context, r record, pieces [][]byte) err
 func (s records) receipt(ctx context.Context, r record) (contracts.Receipt, error) {
 	pieces := make([][]byte, r.Delivery.Pieces)
 	for n := range pieces {
-		p, _, err := s.Get(ctx, receiptKey(r.Request.Tenant, r.Request.Job, r.Delivery.AttemptID, n))
+		p, _, err := s.Get(ctx, receiptKey(r, r.Delivery, n))
 		if err != nil {
 			return contracts.Receipt{}, fmt.Errorf("read receipt piece %d of %d: %w", n+1, len(pieces), err)
 		}

@@ -30,7 +30,7 @@ const (
 	letGo   act = iota // touch nothing: another worker owns the job
 	release            // give it back without blame, at once
 	retry              // try again after a delay
-	restart            // the upload is lost: back to RUNNING, a new attempt after a delay
+	restart            // an upload is lost: RUNNING, again, with a new attempt after a delay
 	giveUp             // FAILING
 )
 
@@ -68,7 +68,7 @@ func judge(err error, r record, cfg Config, now time.Time) verdict {
 	spent := r.Errors+1 >= cfg.Attempts
 	v := verdict{act: retry, delay: retryDelay(r.Errors, cfg)}
 	switch {
-	case r.State.visible() && errors.As(err, &lost) && lost.LostUpload():
+	case (r.State == running || r.State.visible()) && errors.As(err, &lost) && lost.LostUpload():
 		v.act = restart
 		switch {
 		case r.State == sealing:
