@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -32,6 +33,7 @@ type relation struct {
 	foreignSub bool   // is a foreign table and a partition
 	readable   bool
 	secured    bool // row-level security would hide rows from us
+	code       bool // planning a query of it may run functions that are not the server's: see listCode
 	columns    []column
 }
 
@@ -101,7 +103,7 @@ func listCatalog(ctx context.Context, conn *pgx.Conn, schema string) (*catalog, 
 		return nil, err
 	}
 	c := &catalog{schema: schema, schemaOID: oid}
-	for _, list := range []func(context.Context, *pgx.Conn) error{c.listRelations, c.listColumns, c.listEdges} {
+	for _, list := range []func(context.Context, *pgx.Conn) error{c.listRelations, c.listColumns, c.listEdges, c.listCode} {
 		if err := list(ctx, conn); err != nil {
 			return nil, failed(ctx, err, "list the tables of schema %q", schema)
 		}
@@ -172,6 +174,68 @@ func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
+// listCode finds the relations that bring code of their owner along. To plan a query is to look at the relation's
+// indexes and statistics, and to work out what is constant in their expressions: there and then, as whoever asks.
+// COPY of the relation itself plans nothing. Functions of a superuser, which those of extensions are, are trusted.
+//
+// An index that is made while we read is not noticed: no lock that a reader may take keeps one from being made.
+func (c *catalog) listCode(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `
+		WITH expression AS (
+			SELECT 'pg_class'::regclass AS class, indexrelid AS oid, indrelid AS relation FROM pg_index
+			UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid FROM pg_statistic_ext
+		)
+		SELECT DISTINCT e.relation
+		FROM expression e JOIN pg_class c ON c.oid = e.relation JOIN pg_depend d ON d.classid = e.class AND d.objid = e.oid
+			LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+			JOIN pg_proc f ON f.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
+			JOIN pg_roles r ON r.oid = f.proowner
+		WHERE c.relnamespace = $1 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND NOT r.rolsuper`, c.schemaOID)
+	if err != nil {
+		return err
+	}
+	owners, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	for _, r := range c.relations {
+		r.code = slices.Contains(owners, r.oid)
+	}
+	return err
+}
+
+// qualified finds what stands after a dot in a query, quoted or not: with an empty search_path, a tenant's relation
+// is named in no other way.
+var qualified = regexp.MustCompile(`\.\s*(?:"((?:[^"]|"")+)"|([\pL_][\pL\pN_$]*))`)
+
+// checkQuery refuses a query that names a relation whose owner's code it would run, as our role, with our rights to
+// all tenants' tables; or one with rows in another schema.
+func (c *catalog) checkQuery(sql string) error {
+	named := map[string]bool{}
+	for _, m := range qualified.FindAllStringSubmatch(sql, -1) {
+		named[strings.ReplaceAll(m[1], `""`, `"`)], named[strings.ToLower(m[2])] = true, true
+	}
+	read := map[uint32]bool{}
+	for _, r := range c.relations {
+		read[r.oid] = named[r.name]
+	}
+	for more := true; more; { // whoever reads a table reads its children, and theirs
+		more = false
+		for _, e := range c.edges {
+			switch {
+			case read[e.parent] && e.childSchema != "":
+				return c.foreign([]string{e.childSchema})
+			case read[e.parent] && !read[e.child]:
+				read[e.child], more = true, true
+			}
+		}
+	}
+	for _, r := range c.relations {
+		if read[r.oid] && (r.kind == "v" || r.kind == "f" || r.code) {
+			return contracts.Reject(contracts.AttachmentsUnreadable,
+				"%q of schema %q would run its owner's code when it is queried: it is a view or a foreign table, or an index or statistics of it call a function", r.name, c.schema)
+		}
+	}
+	return nil
+}
+
 // check refuses what cannot be read whole, in one message that names all of it.
 func (c *catalog) check(standby bool) error {
 	var denied, secured, unlogged, foreign []string
@@ -200,11 +264,15 @@ func (c *catalog) check(standby bool) error {
 	case len(secured) > 0:
 		return contracts.Reject(contracts.RowSecurity, "row-level security applies to %s of schema %q", list(secured), c.schema)
 	case len(foreign) > 0:
-		return contracts.Reject(contracts.ForeignRelation, "tables of schema %q have children in another: %s", c.schema, strings.Join(foreign, ", "))
+		return c.foreign(foreign)
 	case len(unlogged) > 0:
 		return fmt.Errorf("a standby has no rows of the unlogged %s of schema %q: read them from the primary", list(unlogged), c.schema)
 	}
 	return nil
+}
+
+func (c *catalog) foreign(children []string) error {
+	return contracts.Reject(contracts.ForeignRelation, "tables of schema %q have children in another: %s", c.schema, strings.Join(children, ", "))
 }
 
 // list names tables in a sentence, every one.
@@ -238,6 +306,11 @@ func (c *catalog) excluded() []string {
 		}
 		if len(names) > 0 {
 			excluded = append(excluded, k.what+strings.Join(names, ", "))
+		}
+	}
+	for _, r := range c.relations {
+		if r.isTable() && r.code && slices.ContainsFunc(r.columns, func(c column) bool { return c.Generated }) {
+			excluded = append(excluded, "generated columns of a table with an index or statistics that call a function: "+r.name)
 		}
 	}
 	for _, r := range c.relations {

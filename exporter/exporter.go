@@ -85,7 +85,11 @@ func (s *Snapshot) open() (err error) {
 	if _, err := s.begin(nil); err != nil {
 		return err
 	}
-	if _, err := findSchema(ctx, s.holder, s.attempt.Tenant.Schema); err != nil {
+	c, err := listCatalog(ctx, s.holder, s.attempt.Tenant.Schema)
+	if err != nil {
+		return err
+	}
+	if err := c.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {
 		return err
 	}
 	if err := s.readAttachments(); err != nil {
@@ -125,6 +129,9 @@ func (s *Snapshot) openTables() error {
 	s.tables, s.estimate = after.plan(sizes, cut, s.attempt.Tenant.WithDefaults().Format)
 	s.excluded = after.excluded()
 	if s.attempt.Request.Wants(contracts.Attachments) {
+		if err := after.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {
+			return err
+		}
 		if err := s.readAttachments(); err != nil {
 			return err
 		}

@@ -74,6 +74,7 @@ SET LOCAL lc_monetary = 'C'; SET LOCAL quote_all_identifiers = off; SET LOCAL st
 SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL lock_timeout = ` + strconv.FormatInt(max(1, e.cfg.LockTimeout.Milliseconds()), 10) + `;
 SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_tidscan = on;
+SET LOCAL constraint_exclusion = off;
 SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0`
 }
 

@@ -28,6 +28,8 @@ type chunk struct {
 	// Pages first to last-1. A last of 0 means all from first on: the pages that a table grows by while it
 	// is read hold nothing of our instant, but nobody has to believe that.
 	first, last int64
+	// plain: the relation is copied as it stands, without a query, which would have to be planned.
+	plain bool
 }
 
 // sql copies the chunk. Columns are named because COPY leaves out generated ones, and ONLY keeps the rows of
@@ -43,6 +45,13 @@ func (c chunk) sql() string {
 	columns := make([]string, len(c.table.Columns))
 	for i, col := range c.table.Columns {
 		columns[i] = pgx.Identifier{col.Name}.Sanitize()
+	}
+	if c.plain {
+		list := ""
+		if len(columns) > 0 {
+			list = " (" + strings.Join(columns, ", ") + ")"
+		}
+		return fmt.Sprintf("COPY %s%s TO STDOUT (FORMAT csv)", c.from, list)
 	}
 	return fmt.Sprintf("COPY (SELECT %s FROM ONLY %s%s) TO STDOUT (FORMAT csv)", strings.Join(columns, ", "), c.from, where)
 }
@@ -106,11 +115,14 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 		if leafOf[r.oid] {
 			continue
 		}
-		t := &table{Table: contracts.Table{Name: r.name, Columns: make([]contracts.Column, len(r.columns)), Parents: parents[r.oid]}}
-		for i, col := range r.columns {
-			t.Columns[i] = col.Column
-		}
 		all := leaves(r)
+		code := slices.ContainsFunc(all, func(r *relation) bool { return r.code })
+		t := &table{Table: contracts.Table{Name: r.name, Columns: []contracts.Column{}, Parents: parents[r.oid]}}
+		for _, col := range r.columns {
+			if !code || !col.Generated { // a plain COPY has none of those
+				t.Columns = append(t.Columns, col.Column)
+			}
+		}
 		if r.kind == "p" {
 			t.Partitions = len(all)
 		}
@@ -132,9 +144,9 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 
 // chunks cuts a relation. TOAST is counted with the pages that refer to it, as if evenly.
 func (cut ranges) chunks(t *table, r *relation, from string, size storage) []chunk {
-	whole := chunk{table: t, oid: r.oid, from: from}
+	whole := chunk{table: t, oid: r.oid, from: from, plain: r.code}
 	pages := size.heap / cut.pageBytes
-	if cut.chunkBytes <= 0 || !r.heap || pages == 0 {
+	if cut.chunkBytes <= 0 || !r.heap || r.code || pages == 0 {
 		return []chunk{whole}
 	}
 	perPage := float64(size.heap+size.toast) / float64(pages)
