@@ -90,20 +90,24 @@ func startPostgres(ctx context.Context, bin, dir string, opts []Option) (_ *Post
 	if err := p.initdb(ctx); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	// A free port may be taken before the server has it: look for another one then.
+	if err := p.startAnywhere(ctx); err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	return p, nil
+}
+
+// startAnywhere starts the server on a free port. One may be taken before the server has it: then on another.
+func (p *Postgres) startAnywhere(ctx context.Context) (err error) {
 	for range 5 {
 		if p.port, err = freePort(); err != nil {
-			return nil, fmt.Errorf("start PostgreSQL: %w", err)
+			return err
 		}
 		p.base = url.URL{Scheme: "postgres", User: url.User("postgres"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)), RawQuery: "sslmode=disable"}
 		if err = p.start(ctx); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "in use") {
 			break
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("start PostgreSQL: %w", err)
-	}
-	return p, nil
+	return err
 }
 
 // prepare makes the folder, and finds whom to be where we are root.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -113,5 +114,39 @@ func TestPostgresOfSomebodyElse(t *testing.T) {
 		if _, err := world.UsePostgres(t.Context(), bad); err == nil {
 			t.Errorf("used %q", bad)
 		}
+	}
+}
+
+func TestStandbyFollows(t *testing.T) {
+	t.Parallel()
+	primary, err := world.StartPostgres(t.Context(), filepath.Join(t.TempDir(), "primary"), world.Primary(), world.Set("max_connections", "9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer primary.Stop() // a throw-away
+	url, err := primary.CreateDatabase(t.Context(), "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	standby, err := primary.StartStandby(t.Context(), filepath.Join(t.TempDir(), "standby"), world.Set("max_standby_streaming_delay", "7s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer standby.Stop() // a throw-away
+	if err := world.Load(t.Context(), url, strings.NewReader("CREATE TABLE late AS SELECT 1")); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for query(t, standby.URL("d"), "SELECT coalesce(to_regclass('late')::text, '')") == "" {
+		select {
+		case <-deadline:
+			t.Fatalf("the standby does not follow: %s", standby.Log())
+		case <-tick.C:
+		}
+	}
+	if got := query(t, standby.URL("d"), "SELECT pg_is_in_recovery() || ' ' || current_setting('max_connections') || ' ' || current_setting('max_standby_streaming_delay')"); got != "true 9 7s" {
+		t.Errorf("the standby is %s", got)
 	}
 }
