@@ -101,11 +101,16 @@ func (c *customer) uploader() *Uploader {
 	return New(server.AWSConfig(c.worker), c.cfg)
 }
 
-// inject disturbs requests to this customer's bucket, for the length of the test.
+// concerns reports whether a request is to this customer's bucket, or for its role.
+func (c *customer) concerns(call testbucket.Call) bool {
+	return call.Bucket == c.to().Bucket || call.Service == "sts" && call.Query.Get("RoleArn") == c.role.ARN
+}
+
+// inject disturbs requests that concern this customer, for the length of the test.
 func (c *customer) inject(operation string, f testbucket.Fault) *testbucket.Injected {
 	match := f.Match
 	f.Match = func(call testbucket.Call) bool {
-		return call.Bucket == c.to().Bucket && call.Operation == operation && (match == nil || match(call))
+		return c.concerns(call) && call.Operation == operation && (match == nil || match(call))
 	}
 	i := server.Inject(f)
 	c.t.Cleanup(i.Remove)
@@ -114,7 +119,9 @@ func (c *customer) inject(operation string, f testbucket.Fault) *testbucket.Inje
 
 func volumes(call testbucket.Call) bool { return strings.HasSuffix(call.Key, ".tar") }
 
-func manifest(call testbucket.Call) bool { return strings.HasSuffix(call.Key, "/"+contracts.ManifestName) }
+func manifest(call testbucket.Call) bool {
+	return strings.HasSuffix(call.Key, "/"+contracts.ManifestName)
+}
 
 // calls are the requests to this customer's bucket.
 func (c *customer) calls(operations ...string) (found []testbucket.Call) {

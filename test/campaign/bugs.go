@@ -154,6 +154,36 @@ var bugs = []bug{
 		`^TestVolumeVanishesBeforeTheManifest$`,
 	},
 	{
+		"an absence believed at once", "uploader/commit.go",
+		`looks     = 5`, `looks     = 1`,
+		`^TestEveryRequestMayFail$/HeadObject/not_there_for_a_moment`,
+	},
+	{
+		"wrong clock taken for a refusal", "uploader/judge.go",
+		`case skewed(err):`, `case err == nil:`,
+		`^TestClocksDiffer$`,
+	},
+	{
+		"session's end by another's clock", "uploader/role.go",
+		`until = now.Add(until.Sub(theirs))`, `_ = theirs`,
+		`^TestClocksDiffer$/theirs_is_behind`,
+	},
+	{
+		"manifest read without its checksum", "uploader/bucket.go",
+		`in.ChecksumMode = types.ChecksumModeEnabled`, `in.ChecksumMode = ""`,
+		`^TestBitsFlipOnTheWayBack$`,
+	},
+	{
+		"part sent without its checksum", "uploader/bucket.go",
+		"			in.ChecksumCRC64NVME = &sum\n		}\n		return b.client.UploadPart", "		}\n		return b.client.UploadPart",
+		`^TestBitsFlipOnTheWayThere$/UploadPart`,
+	},
+	{
+		"error inside a 200 believed to be final", "uploader/judge.go",
+		`case "SlowDown", "RequestTimeout", "InternalError",`, `case "SlowDown", "RequestTimeout",`,
+		`^TestJudge$`,
+	},
+	{
 		"only known uploads aborted", "uploader/uploader.go",
 		`return errors.Join(append(errs, abortListed(ctx, s))...)`, `return errors.Join(errs...)`,
 		`^TestEveryRequestMayFail$/CreateMultipartUpload`,
