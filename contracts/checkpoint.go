@@ -1,19 +1,13 @@
 package contracts
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 )
 
 // CheckpointVersion is the only version of [Checkpoint] that this build reads and writes.
 const CheckpointVersion = 1
-
-// maxCheckpointBytes bounds what a decoded checkpoint may unfold to.
-const maxCheckpointBytes = MaxManifestBytes
 
 // Checkpoint is what an attempt keeps for whoever goes on with it, once its tables are uploaded and the database
 // is free of it. It is kept in pieces, one after another: each says what is new, and [JoinCheckpoints] puts them
@@ -118,16 +112,11 @@ func (c Checkpoint) Place() (p Place) {
 // Encode writes one piece.
 func (c Checkpoint) Encode() ([]byte, error) {
 	c.Version = CheckpointVersion
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	err := json.NewEncoder(z).Encode(c)
-	if err == nil {
-		err = z.Close()
-	}
+	data, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode checkpoint: %w", err)
 	}
-	return b.Bytes(), nil
+	return data, nil
 }
 
 // JoinCheckpoints puts together what an attempt has kept. It refuses what does not fit: a piece of another
@@ -149,19 +138,11 @@ func JoinCheckpoints(attempt string, kept [][]byte) (whole Checkpoint, err error
 }
 
 func decodeCheckpoint(data []byte) (c Checkpoint, err error) {
-	z, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return c, err
+	if len(data) > MaxManifestBytes {
+		return c, fmt.Errorf("%d bytes, the limit is %d", len(data), MaxManifestBytes)
 	}
-	text, err := io.ReadAll(io.LimitReader(z, maxCheckpointBytes+1))
-	if err != nil {
-		return c, err
-	}
-	if len(text) > maxCheckpointBytes {
-		return c, fmt.Errorf("over %d bytes", maxCheckpointBytes)
-	}
-	if err := json.Unmarshal(text, &c); err != nil {
-		return c, err
+	if err := json.Unmarshal(data, &c); err != nil {
+		return c, fmt.Errorf("not the expected JSON: %w", err)
 	}
 	if c.Version != CheckpointVersion {
 		return c, fmt.Errorf("version %d, this build reads %d", c.Version, CheckpointVersion)

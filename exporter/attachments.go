@@ -181,7 +181,7 @@ func (s *Snapshot) Attachments(ctx context.Context) (_ contracts.Archive, err er
 	group, heads := errgroup.WithContext(ctx)
 	group.SetLimit(s.exporter.cfg.Attachments.Fetch)
 	for i := range s.files {
-		if f := &s.files[i]; f.stored() && heads.Err() == nil {
+		if f := &s.files[i]; f.stored() && !s.planned && heads.Err() == nil {
 			group.Go(func() error { return s.sources.plan(heads, f) })
 		}
 	}
@@ -191,6 +191,7 @@ func (s *Snapshot) Attachments(ctx context.Context) (_ contracts.Archive, err er
 	if cause := context.Cause(ctx); cause != nil {
 		return contracts.Archive{}, fmt.Errorf("plan attachments: %w", cause)
 	}
+	s.planned = true
 
 	archive := contracts.Archive{Kind: contracts.Attachments, Bytes: tarEnd, Members: s.fetched}
 	var gaps []string
@@ -215,16 +216,13 @@ func (s *Snapshot) Attachments(ctx context.Context) (_ contracts.Archive, err er
 
 func (s *Snapshot) failOnGaps() bool { return s.attempt.Tenant.Limits.Gaps == contracts.FailOnGaps }
 
-// fetched yields the files in order. One that turns out to be gone only now becomes a gap, too.
+// fetched yields the files in order. One that turns out to be gone only now becomes a gap, too, also when an
+// earlier worker has delivered its beginning: then the archive does not go on as it was begun, and who writes
+// it sees that.
 func (s *Snapshot) fetched(yield func(contracts.Member, error) bool) {
-	var files []*file
-	for i := range s.files {
-		if f := &s.files[i]; f.stored() && f.gap == "" {
-			files = append(files, f)
-		}
-	}
+	files := s.pending()
 	pieces := lookAhead(s.ctx, s.exporter.cfg.Attachments.Fetch, s.exporter.cfg.Window, files,
-		func(ctx context.Context, _ int, f *file, w io.Writer) (struct{}, error) {
+		func(ctx context.Context, _ int, f fetch, w io.Writer) (struct{}, error) {
 			return struct{}{}, s.sources.fetch(ctx, f, w)
 		})
 	defer pieces.stop(errClosed)
@@ -238,7 +236,9 @@ func (s *Snapshot) fetched(yield func(contracts.Member, error) bool) {
 			err = piece.wait(s.ctx)
 		}
 		if gap, ok := errors.AsType[gapError](err); ok {
-			if f.gap = string(gap); !s.failOnGaps() {
+			f.gap = string(gap)
+			s.late.add(f.file)
+			if !s.failOnGaps() {
 				continue
 			}
 			err = contracts.Reject(contracts.AttachmentsMissing, "%s", some([]string{f.id()}, "have no file any more"))
@@ -253,7 +253,9 @@ func (s *Snapshot) fetched(yield func(contracts.Member, error) bool) {
 			}
 			return contracts.Piece{}, nil
 		}
-		m := contracts.Member{Name: f.path(), Of: f.id(), Size: f.size, ModTime: time.Unix(f.modified, 0).UTC(), Write: write}
+		m := contracts.Member{
+			Name: f.path(), Of: f.id(), Size: f.size, Offset: f.offset, ModTime: time.Unix(f.modified, 0).UTC(), Write: write,
+		}
 		if !yield(m, nil) {
 			return
 		}

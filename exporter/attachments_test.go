@@ -182,7 +182,7 @@ func TestBrokenStore(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		code   string
-	}{{403, "ExpiredToken"}, {403, "InvalidAccessKeyId"}, {403, "SignatureDoesNotMatch"}, {404, "NoSuchBucket"}, {503, "SlowDown"}, {500, "InternalError"}} {
+	}{{403, "ExpiredToken"}, {403, "InvalidAccessKeyId"}, {403, "SignatureDoesNotMatch"}, {503, "SlowDown"}, {500, "InternalError"}} {
 		fault := store.Inject(bucket.Fault{Match: onCall("HeadObject", "broken-store"), Reply: bucket.Reply{Status: c.status, Code: c.code}})
 		get := store.Inject(bucket.Fault{Match: onCall("GetObject", "broken-store"), Reply: bucket.Reply{Status: c.status, Code: c.code}})
 		s, err := f.try(t.Context())
@@ -197,6 +197,47 @@ func TestBrokenStore(t *testing.T) {
 		s.Close()
 		fault.Remove()
 		get.Remove()
+	}
+}
+
+// TestSourceIsNotFound: a bucket that is not there, or is elsewhere, is for a person to mend.
+func TestSourceIsNotFound(t *testing.T) {
+	t.Parallel()
+	f := newFiles(t)
+	f.cfg.Attachments.Sources = append(f.cfg.Attachments.Sources, Source{Bucket: "no-such-bucket", Prefix: "files/{tenant}/"})
+	f.put("source-not-found", "x", []byte("x"))
+	refused := func(err error) {
+		t.Helper()
+		if !isRejected(err, contracts.SourceNotFound) || strings.Contains(err.Error(), "files/acme") || strings.Contains(err.Error(), "127.0.0.1") {
+			t.Errorf("error: %v", err)
+		}
+	}
+	for _, c := range []struct {
+		status int
+		code   string
+	}{{301, "PermanentRedirect"}, {400, "AuthorizationHeaderMalformed"}} {
+		fault := store.Inject(bucket.Fault{Match: func(call bucket.Call) bool { return strings.HasSuffix(call.Key, "/source-not-found") }, Reply: bucket.Reply{Status: c.status, Code: c.code}})
+		s, err := f.try(t.Context())
+		must(t, err)
+		_, err = s.Attachments(t.Context())
+		refused(err)
+		s.Close()
+		fault.Remove()
+	}
+
+	_, archive := f.plan()
+	defer store.Inject(bucket.Fault{Match: onCall("GetObject", "source-not-found"), Reply: bucket.Reply{Status: 404, Code: "NoSuchBucket"}}).Remove()
+	_, err := tryWrite(t.Context(), archive, 0) // it was there a moment ago
+	refused(err)
+
+	f.row("elsewhere", "x", "no-such-bucket", "files/acme/x", "")
+	s, err := f.try(t.Context())
+	must(t, err)
+	defer s.Close()
+	_, err = s.Attachments(t.Context())
+	refused(err)
+	if !strings.Contains(err.Error(), "no-such-bucket") {
+		t.Errorf("does not name the bucket: %v", err)
 	}
 }
 

@@ -34,6 +34,11 @@ type Snapshot struct {
 	sources  sources
 	excluded []string
 
+	// Of the attachments.
+	planned bool            // the store has been asked for every file
+	place   contracts.Place // where they begin: an earlier worker may have delivered some
+	late    lateGaps        // found since they were planned
+
 	// sessions guards what Release and Close both end.
 	sessions  sync.Mutex
 	holder    *pgx.Conn   // holds the snapshot and the locks

@@ -17,6 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/snapfleet/snapfleet/contracts"
 )
 
 // sources is the store that attachments come from. It is the one home of retry for a request to it.
@@ -62,7 +64,8 @@ func (s sources) plan(ctx context.Context, f *file) error {
 	var head *s3.HeadObjectOutput
 	err := s.retry(ctx, func(func()) (err error) {
 		head, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(f.bucket()), Key: aws.String(f.key())}, once)
-		if status(err) == http.StatusNotFound || status(err) == http.StatusForbidden {
+		switch status(err) {
+		case http.StatusNotFound, http.StatusForbidden, http.StatusBadRequest, http.StatusMovedPermanently:
 			err = s.explain(ctx, f, err) // a HEAD has no body that says which of many reasons it is
 		}
 		return err
@@ -72,7 +75,7 @@ func (s sources) plan(ctx context.Context, f *file) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("ask for attachment %.80q: %w", f.id(), withoutURL(err))
+		return fmt.Errorf("ask for attachment %.80q: %w", f.id(), s.refused(f, err))
 	}
 	etag := strings.Trim(strings.TrimPrefix(aws.ToString(head.ETag), "W/"), `"`)
 	switch {
@@ -103,22 +106,22 @@ func archived(head *s3.HeadObjectOutput) bool {
 	return cold && !strings.Contains(aws.ToString(head.Restore), `ongoing-request="false"`)
 }
 
-// fetch writes the file to w: the one that was planned, whole, or an error. A cut connection is taken up again
-// where it broke. The error is a gap only as long as nothing has been written.
-func (s sources) fetch(ctx context.Context, f *file, w io.Writer) error {
-	var got int64
+// fetch writes the file to w, from its offset to its end: the one that was planned, or an error. A cut connection
+// is taken up again where it broke. The error is a gap only as long as nothing has been written.
+func (s sources) fetch(ctx context.Context, f fetch, w io.Writer) error {
+	got := f.offset
 	err := s.retry(ctx, func(progress func()) error {
-		n, err := s.get(ctx, f, got, w)
+		n, err := s.get(ctx, f.file, got, w)
 		if got += n; n > 0 {
 			progress()
 		}
 		return err
 	})
-	if gap := gapIn(err); gap != nil && got == 0 {
+	if gap := gapIn(err); gap != nil && got == f.offset {
 		return gap
 	}
 	if err != nil {
-		return fmt.Errorf("%d of %d bytes: %w", got, f.size, withoutURL(err))
+		return fmt.Errorf("%d of %d bytes: %w", got, f.size, s.refused(f.file, err))
 	}
 	return nil
 }
@@ -214,6 +217,8 @@ func transient(err error) bool {
 		return false
 	}
 	switch s := status(err); {
+	case s == http.StatusMovedPermanently:
+		return false
 	case s == http.StatusTooManyRequests, s == http.StatusRequestTimeout, s >= 500:
 		return true
 	case s >= 400:
@@ -224,6 +229,15 @@ func transient(err error) bool {
 		return false
 	}
 	return true // no answer at all, or one that broke off
+}
+
+// refused tells what concerns a whole bucket, and no retry helps, from the rest.
+func (s sources) refused(f *file, err error) error {
+	switch code(err) {
+	case "NoSuchBucket", "PermanentRedirect", "AuthorizationHeaderMalformed":
+		return contracts.Reject(contracts.SourceNotFound, "bucket %.80q: %w", f.bucket(), withoutURL(err))
+	}
+	return withoutURL(err)
 }
 
 // withoutURL tells what went wrong with a request without where it went: a key is a row's value.

@@ -2,8 +2,10 @@ package uploader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -35,6 +37,11 @@ func (d *Delivery) Write(ctx context.Context, a contracts.Archive) (err error) {
 	if limit := d.volumeLimit(); a.Bytes > limit {
 		p.limit = limit
 	}
+	if a.Kind == contracts.Attachments {
+		p.trail = newTrail(d.journal, d.cfg)
+		defer p.follow(ctx, &err)()
+		p.reopen(d.begun)
+	}
 	err = p.all(a)
 	if v := p.volume; v != nil { // it failed: parts under way are pointless now, or one of them is the reason
 		v.group.Go(func() error { return err })
@@ -52,6 +59,21 @@ func (d *Delivery) Write(ctx context.Context, a contracts.Archive) (err error) {
 	return nil
 }
 
+// follow keeps checkpoints until the function that it returns is called, and then, should the archive have failed,
+// how far it came.
+func (p *packer) follow(ctx context.Context, failed *error) (stop func()) {
+	following, cancel := context.WithCancel(ctx)
+	var followed sync.WaitGroup
+	followed.Go(func() { p.trail.follow(following) })
+	return func() {
+		cancel()
+		followed.Wait()
+		if _, rejected := contracts.AsRejection(*failed); *failed != nil && !rejected && !errors.Is(*failed, ErrUploadLost) {
+			p.trail.close(ctx)
+		}
+	}
+}
+
 // volumeLimit is where a volume is split: what the tenant's record says, unless the store's limit of
 // parts comes first.
 func (d *Delivery) volumeLimit() int64 {
@@ -62,9 +84,20 @@ func (d *Delivery) volumeLimit() int64 {
 type volume struct {
 	object
 	kind  contracts.Kind
+	index int   // among all volumes of the delivery
+	limit int64 // of the archive
 	files []contracts.File
 	moved func(int64) // is told how many bytes of members have passed
 	span  trace.Span
+
+	// Where the packer stands, for marks.
+	start  int64  // where the present member began, or the trailer
+	body   *meter // of the present member; nil between two
+	ending bool   // the trailer is being written
+
+	begun  *contracts.Mark // what an earlier worker has begun and not ended; nil once it is taken up
+	closed bool            // by an earlier worker
+	kept   int             // files that a checkpoint has; the trail's
 }
 
 // packer is one call of Write.
@@ -75,6 +108,7 @@ type packer struct {
 	group *errgroup.Group // the volumes that are closed and wait for their last parts
 	limit int64           // bytes at which a volume is full; 0: one volume takes all
 	names map[string]bool
+	trail *trail // nil when nobody could go on with the archive
 
 	volume *volume // open; nil before the first, and between two
 	done   []*volume
@@ -151,6 +185,9 @@ func (p *packer) member(m contracts.Member) error {
 // roomFor makes sure that there is a volume that m may be written to, and returns how many bytes of m it
 // would like to take; 0 means no limit.
 func (p *packer) roomFor(m contracts.Member) (room int64, err error) {
+	if p.volume != nil && p.volume.begun != nil { // it is in there
+		return 0, nil
+	}
 	if p.volume != nil && p.limit > 0 && len(p.volume.files) > 0 && p.full(m) {
 		if err := p.close(); err != nil {
 			return 0, err
@@ -187,7 +224,7 @@ func (p *packer) next() error {
 		n = len(p.done) + 1
 	}
 	name := contracts.VolumeName(p.kind, p.attempt.Request.Job, n)
-	ctx, span := tracer.Start(p.ctx, "upload volume", trace.WithAttributes(attribute.String("snapfleet.volume", name)))
+	ctx, span := p.startVolume(name)
 	id, err := p.store.create(ctx, name)
 	if err == nil {
 		u := contracts.Upload{Name: name, ID: id}
@@ -203,23 +240,45 @@ func (p *packer) next() error {
 	}
 	// From here on the record holds the upload's id: whoever comes after us can abort it, so a part may
 	// leave.
-	group, ctx := errgroup.WithContext(ctx)
-	p.volume = &volume{kind: p.kind, span: span, moved: p.moved, object: object{
-		ctx: ctx, store: p.store, group: group, free: p.free, partBytes: p.cfg.PartBytes, maxParts: p.cfg.MaxParts,
-		upload: contracts.Upload{Name: name, ID: id},
-	}}
+	v := &volume{kind: p.kind, index: len(p.volumes) + len(p.done), limit: p.limit}
+	v.upload = contracts.Upload{Name: name, ID: id}
+	p.open(ctx, span, v)
 	return nil
 }
 
-// close ends the open volume. The next one may begin while its last parts are under way.
+func (p *packer) startVolume(name string) (context.Context, trace.Span) {
+	return tracer.Start(p.ctx, "upload volume", trace.WithAttributes(attribute.String("snapfleet.volume", name)))
+}
+
+// open makes v the volume that is written to.
+func (p *packer) open(ctx context.Context, span trace.Span, v *volume) {
+	v.group, v.ctx = errgroup.WithContext(ctx)
+	v.span, v.moved = span, p.moved
+	v.store, v.free, v.partBytes, v.maxParts = p.store, p.free, p.cfg.PartBytes, p.cfg.MaxParts
+	if t := p.trail; t != nil {
+		v.full = func(part *part) { t.cut(part, v.mark()) }
+	}
+	p.volume = v
+}
+
+// close ends the open volume, if there is one. The next one may begin while its last parts are under way.
 func (p *packer) close() error {
 	v := p.volume
+	if v == nil { // an earlier worker has closed the last one
+		return nil
+	}
 	if err := v.end(); err != nil {
 		return err
 	}
 	p.volume = nil
 	p.done = append(p.done, v)
-	p.group.Go(v.finish)
+	p.group.Go(func() error {
+		err := v.finish()
+		if err == nil && p.trail != nil {
+			p.trail.end()
+		}
+		return err
+	})
 	return nil
 }
 

@@ -16,8 +16,8 @@ import (
 // nowhere is a store that takes every part and keeps none.
 type nowhere struct{ store }
 
-func (nowhere) preflight(context.Context) error                { return nil }
-func (nowhere) create(context.Context, string) (string, error) { return "id", nil }
+func (nowhere) preflight(context.Context, []contracts.Upload) error { return nil }
+func (nowhere) create(context.Context, string) (string, error)      { return "id", nil }
 func (nowhere) put(context.Context, contracts.Upload, int, int64, []byte, uint64) (contracts.Part, error) {
 	return contracts.Part{ETag: "e"}, nil
 }

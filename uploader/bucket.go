@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -212,7 +213,7 @@ func (b *bucket) abort(ctx context.Context, u contracts.Upload) error {
 			})
 		})
 		if err == nil {
-			_, err = b.parts(ctx, u)
+			_, err = b.parts(ctx, u, 0)
 		}
 		if errors.Is(err, errGone) || errors.Is(err, errAbsent) {
 			return nil
@@ -224,17 +225,27 @@ func (b *bucket) abort(ctx context.Context, u contracts.Upload) error {
 	return fmt.Errorf("abort the upload of %s: it is still there after %d times", u.Name, abortTries)
 }
 
-// parts counts an upload's parts, up to a thousand.
-func (b *bucket) parts(ctx context.Context, u contracts.Upload) (int, error) {
-	out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.ListPartsOutput, error) {
-		return b.client.ListParts(ctx, &s3.ListPartsInput{
-			Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner,
+// parts asks page by page, after the last part that it has seen: some stores name another one to go on after.
+func (b *bucket) parts(ctx context.Context, u contracts.Upload, _ int) (found []arrived, err error) {
+	in := &s3.ListPartsInput{Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner}
+	for {
+		out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.ListPartsOutput, error) {
+			return b.client.ListParts(ctx, in)
 		})
-	})
-	if err != nil {
-		return 0, err
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range out.Parts {
+			found = append(found, arrived{
+				number: int(aws.ToInt32(p.PartNumber)), size: aws.ToInt64(p.Size),
+				tag: aws.ToString(p.ETag), crc: aws.ToString(p.ChecksumCRC64NVME),
+			})
+		}
+		if !aws.ToBool(out.IsTruncated) || len(out.Parts) == 0 {
+			return found, nil
+		}
+		in.PartNumberMarker = aws.String(strconv.Itoa(found[len(found)-1].number))
 	}
-	return len(out.Parts), nil
 }
 
 func (b *bucket) uploads(ctx context.Context) (found []contracts.Upload, err error) {

@@ -3,6 +3,7 @@ package uploader
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 
 	"github.com/minio/crc64nvme"
 )
@@ -53,4 +54,13 @@ func crcText(crc uint64) string {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], crc)
 	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+// parseCRC is crcText backwards.
+func parseCRC(text string) (uint64, error) {
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(b) != 8 {
+		return 0, fmt.Errorf("%.40q is no CRC-64", text)
+	}
+	return binary.BigEndian.Uint64(b), nil
 }

@@ -20,6 +20,10 @@ type Config struct {
 	// 1,000. A volume never grows beyond MaxParts x PartBytes.
 	MaxParts int
 
+	// CheckpointEvery is how often a delivery of attachments keeps how far it has come, and so how much work a
+	// worker that dies loses. It does so at the end of each volume, too. Default 10 s.
+	CheckpointEvery time.Duration
+
 	// AllowEndpoints are the S3 endpoints other than AWS that a tenant's record may name, exactly as it
 	// names them: "https://s3.example.com". Default none, so that no record can make a worker talk to an
 	// address of somebody's choice.
@@ -61,6 +65,7 @@ func (c Config) withDefaults() Config {
 	or(&c.PartBytes, 16<<20)
 	or(&c.Buffers, 5)
 	or(&c.MaxParts, 10_000)
+	orTime(&c.CheckpointEvery, 10*time.Second)
 	orTime(&c.SessionDuration, time.Hour)
 	orTime(&c.TrustCheck, 24*time.Hour)
 	orTime(&c.RequestTimeout, 5*time.Minute)
@@ -80,6 +85,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("uploader: Buffers %d is less than 3", c.Buffers)
 	case c.MaxParts < 1 || c.MaxParts > 10_000:
 		return fmt.Errorf("uploader: MaxParts %d is not between 1 and 10000", c.MaxParts)
+	case c.CheckpointEvery < 0:
+		return fmt.Errorf("uploader: CheckpointEvery %s is negative", c.CheckpointEvery)
 	case c.SessionDuration < 0 || c.SessionDuration > 12*time.Hour:
 		return fmt.Errorf("uploader: SessionDuration %s is not between 15m and 12h", c.SessionDuration)
 	case c.RequestTimeout < 0 || c.RetryFirst < 0 || c.RetryMost < c.RetryFirst || c.RetryFor < 0:

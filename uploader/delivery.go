@@ -23,6 +23,7 @@ type Delivery struct {
 	failed  error
 	volumes []*volume
 	uploads []contracts.Upload // of volumes, in the same order
+	begun   []*volume          // attachments of an earlier worker
 }
 
 // forget aborts an upload that could not be recorded, also when the attempt is over. What it cannot abort

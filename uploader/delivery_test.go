@@ -37,7 +37,26 @@ type journal struct {
 	mu       sync.Mutex
 	uploads  []contracts.Upload
 	progress contracts.Progress
+	kept     [][]byte // checkpoints
 	refuse   error
+}
+
+// Checkpoint adds what the reading side would, as far as it is needed.
+func (j *journal) Checkpoint(_ context.Context, c contracts.Checkpoint) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.refuse != nil {
+		return j.refuse
+	}
+	c.Attempt = attempt(0).ID
+	if len(j.kept) == 0 {
+		c.Plan = &contracts.Plan{}
+	}
+	data, err := c.Encode()
+	if err == nil {
+		j.kept = append(j.kept, data)
+	}
+	return err
 }
 
 func (j *journal) Upload(_ context.Context, u contracts.Upload) error {

@@ -39,7 +39,7 @@ func (f *folder) partial(u contracts.Upload) string {
 	return f.path("." + u.Name + "." + u.ID + partialSuffix)
 }
 
-func (f *folder) preflight(ctx context.Context) error {
+func (f *folder) preflight(ctx context.Context, keep []contracts.Upload) error {
 	if err := os.MkdirAll(f.dir, 0o755); err != nil {
 		return fmt.Errorf("make the job's folder: %w", err)
 	}
@@ -60,7 +60,7 @@ func (f *folder) preflight(ctx context.Context) error {
 			return taken(f.attempt, name)
 		}
 	}
-	return abortListed(ctx, f)
+	return abortListed(ctx, f, keep)
 }
 
 func (f *folder) create(_ context.Context, name string) (string, error) {
@@ -140,6 +140,31 @@ func (f *folder) abort(_ context.Context, u contracts.Upload) error {
 		return err
 	}
 	return nil
+}
+
+// parts reads the file: a file system keeps no checksum of what was written.
+func (f *folder) parts(ctx context.Context, u contracts.Upload, partBytes int) (found []arrived, err error) {
+	file, err := os.Open(f.partial(u))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	for number := 1; ; number++ {
+		sum := crc64nvme.New()
+		n, err := io.CopyN(sum, reading{ctx, file}, int64(partBytes))
+		if n > 0 {
+			found = append(found, arrived{number: number, size: n, tag: fmt.Sprint(number), crc: crcText(sum.Sum64())})
+		}
+		if errors.Is(err, io.EOF) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", u.Name, err)
+		}
+	}
 }
 
 func (f *folder) uploads(context.Context) (found []contracts.Upload, err error) {

@@ -3,6 +3,7 @@ package uploader
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/minio/crc64nvme"
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,9 @@ type object struct {
 	size   int64
 	parts  []*part
 	cur    *part // the last of parts while it has room, else nil
+
+	// full is told of each part when its last byte is written, and before it leaves. Nil: nobody is.
+	full func(*part)
 }
 
 // part is one part of an object. It leaves when it is full and owes nothing.
@@ -38,9 +42,12 @@ type part struct {
 	full bool
 
 	// Set by the goroutine that uploads the part, read after the group's Wait.
-	size int64
-	crc  uint64
-	sent contracts.Part
+	size  int64
+	crc   uint64
+	sent  contracts.Part
+	there atomic.Bool // the store has acknowledged it: what stands above is set
+
+	mark mark // set before the part leaves, if somebody asks; see trail
 }
 
 // buffers makes room for n buffers; each is allocated when it is first used.
@@ -128,7 +135,18 @@ func (o *object) cut() {
 	p := o.cur
 	o.cur = nil
 	p.full = true
+	if o.full != nil {
+		o.full(p)
+	}
 	o.release(p)
+}
+
+// untilCut is how many bytes may be written before a part is full.
+func (o *object) untilCut() int {
+	if o.cur == nil {
+		return o.partBytes
+	}
+	return cap(o.cur.buf) - len(o.cur.buf)
 }
 
 // release lets p leave, unless it has room left or still owes bytes.
@@ -144,6 +162,7 @@ func (o *object) release(p *part) {
 			return err
 		}
 		p.sent = sent
+		p.there.Store(true)
 		o.free <- p.buf
 		p.buf = nil
 		return nil

@@ -20,7 +20,7 @@ import (
 //
 // The bucket is asked for a list and not by HeadBucket: the session policy allows lists of this job's
 // folder only, and HeadBucket names no folder.
-func (b *bucket) preflight(ctx context.Context) error {
+func (b *bucket) preflight(ctx context.Context, keep []contracts.Upload) error {
 	if err := b.trust.check(ctx, b.role); err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (b *bucket) preflight(ctx context.Context) error {
 	if err := b.free(ctx, names); err != nil {
 		return err
 	}
-	if err := abortListed(ctx, b); err != nil {
+	if err := abortListed(ctx, b, keep); err != nil {
 		return err
 	}
 	if err := b.readable(ctx); err != nil {
@@ -110,9 +110,9 @@ func (b *bucket) probe(ctx context.Context) error {
 	body := []byte{0}
 	_, err = b.put(ctx, u, 1, 0, body, crc64nvme.Checksum(body))
 	if err == nil {
-		var n int
-		if n, err = b.parts(ctx, u); err == nil && n != 1 {
-			err = fmt.Errorf("one part was uploaded, S3 lists %d", n)
+		var found []arrived
+		if found, err = b.parts(ctx, u, len(body)); err == nil && len(found) != 1 {
+			err = fmt.Errorf("one part was uploaded, S3 lists %d", len(found))
 		}
 	}
 	return errors.Join(err, b.abort(ctx, u))

@@ -12,8 +12,9 @@ import (
 // is durable. Methods retry what a retry may cure, are safe for concurrent use, and return a
 // [contracts.Rejection], one of the errors below, or an error that another attempt may not meet.
 type store interface {
-	// preflight proves that the destination will take a delivery, and aborts what older attempts left.
-	preflight(ctx context.Context) error
+	// preflight proves that the destination will take a delivery, and aborts what others left, but not the
+	// uploads to keep.
+	preflight(ctx context.Context, keep []contracts.Upload) error
 
 	// create starts an upload. Nothing of it is visible before complete.
 	create(ctx context.Context, name string) (id string, err error)
@@ -25,6 +26,9 @@ type store interface {
 	complete(ctx context.Context, u contracts.Upload, over string) error
 	// abort ends an upload and returns once nothing of it is left.
 	abort(ctx context.Context, u contracts.Upload) error
+	// parts lists the parts of an upload, all of partBytes but the last: errGone, or errAbsent, when there is
+	// no such upload.
+	parts(ctx context.Context, u contracts.Upload, partBytes int) ([]arrived, error)
 	// uploads lists the uploads that are under way in the folder, whoever began them.
 	uploads(ctx context.Context) ([]contracts.Upload, error)
 
@@ -38,6 +42,14 @@ type store interface {
 	write(ctx context.Context, name string, body []byte) error
 	// remove deletes a visible object. It is used for what a lost attempt of this job left, only.
 	remove(ctx context.Context, name string) error
+}
+
+// arrived is a part as the store has it.
+type arrived struct {
+	number int
+	size   int64
+	tag    string
+	crc    string // base64, empty when the store cannot tell
 }
 
 // stored is a visible object. Empty fields are what the store cannot tell.

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
-	"io"
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -57,27 +56,12 @@ func knownHeader(m contracts.Member) ([]byte, error) {
 
 // pack appends one piece of a member to the volume. The piece's name is decided when it has ended.
 func (v *volume) pack(m contracts.Member, room int64, name func(contracts.Piece) string) (contracts.Piece, error) {
-	var fill func([]byte)
-	if m.Size < 0 {
-		if _, err := reservedHeader(m.Name, 0, m.ModTime); err != nil { // now rather than at its end
-			return contracts.Piece{}, err
-		}
-		f, err := v.reserve(block)
-		if err != nil {
-			return contracts.Piece{}, err
-		}
-		fill = f
-	} else {
-		h, err := knownHeader(m)
-		if err != nil {
-			return contracts.Piece{}, err
-		}
-		if _, err := v.Write(h); err != nil {
-			return contracts.Piece{}, err
-		}
+	body := &meter{w: &v.object, of: m.Of, limit: m.Size, sum: sha256.New(), moved: v.moved}
+	v.start, v.body = v.size, body
+	header, fill, err := v.head(m, body)
+	if err != nil {
+		return contracts.Piece{}, err
 	}
-
-	body := &meter{w: v, limit: m.Size, sum: sha256.New(), moved: v.moved}
 	piece, err := m.Write(v.ctx, body, room)
 	switch {
 	case err != nil:
@@ -87,7 +71,8 @@ func (v *volume) pack(m contracts.Member, room int64, name func(contracts.Piece)
 	case m.Size >= 0 && piece.More:
 		return piece, fmt.Errorf("it wants to go on in another file, though its size was known")
 	}
-	if _, err := v.Write(zeros[:padding(body.n)]); err != nil {
+	end := v.start + header + body.n + padding(body.n)
+	if _, err := v.Write(zeros[:end-v.size]); err != nil {
 		return piece, err
 	}
 	final := name(piece)
@@ -102,21 +87,54 @@ func (v *volume) pack(m contracts.Member, room int64, name func(contracts.Piece)
 		Name: final, Volume: v.upload.Name, Of: m.Of, Size: body.n,
 		SHA256: hex.EncodeToString(body.sum.Sum(nil)), Rows: piece.Rows,
 	})
+	v.start, v.body = v.size, nil
 	return piece, nil
 }
 
-// end writes the trailer and lets the last part leave.
+// head writes the header of a member, or reserves room for it: then fill is to be called when the member has
+// ended.
+func (v *volume) head(m contracts.Member, body *meter) (size int64, fill func([]byte), err error) {
+	switch {
+	case v.begun != nil:
+		size, err = v.goOn(m, body)
+		return size, nil, err
+	case m.Offset != 0:
+		return 0, nil, fmt.Errorf("it goes on after %d bytes, and none are there", m.Offset)
+	case m.Size < 0:
+		if _, err := reservedHeader(m.Name, 0, m.ModTime); err != nil { // now rather than at its end
+			return 0, nil, err
+		}
+		fill, err = v.reserve(block)
+		return block, fill, err
+	}
+	h, err := knownHeader(m)
+	if err == nil {
+		_, err = v.Write(h)
+	}
+	return int64(len(h)), nil, err
+}
+
+// end writes the trailer, or what is missing of it, and lets the last part leave.
 func (v *volume) end() error {
-	_, err := v.Write(zeros[:trailer])
+	there := int64(0)
+	if at := v.begun; at != nil {
+		if at.Of != "" || at.Skip > trailer {
+			return fmt.Errorf("the archive was begun with %.80q in this place, which is gone: %w", at.Of, ErrUploadLost)
+		}
+		there, v.begun = at.Skip, nil
+	}
+	v.start, v.ending = v.size-there, true
+	_, err := v.Write(zeros[:trailer-there])
 	v.cut()
 	return err
 }
 
 var zeros [trailer]byte
 
-// meter counts and digests what passes.
+// meter counts and digests what passes. Whenever a part is full it has done so exactly up to there.
 type meter struct {
-	w     io.Writer
+	w     *object
+	of    string
 	limit int64 // -1: none
 	n     int64
 	sum   hash.Hash
@@ -127,9 +145,15 @@ func (m *meter) Write(p []byte) (int, error) {
 	if m.limit >= 0 && m.n+int64(len(p)) > m.limit {
 		return 0, fmt.Errorf("more than the promised %d bytes", m.limit)
 	}
-	n, err := m.w.Write(p)
-	m.sum.Write(p[:n])
-	m.n += int64(n)
-	m.moved(int64(n))
-	return n, err
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), m.w.untilCut())
+		m.sum.Write(rest[:n])
+		m.n += int64(n)
+		if _, err := m.w.Write(rest[:n]); err != nil {
+			return len(p) - len(rest), err
+		}
+		rest = rest[n:]
+	}
+	m.moved(int64(len(p)))
+	return len(p), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -28,6 +29,9 @@ type Journal interface {
 	// Progress reports how far the delivery has come. It is called often, must be cheap, and may not
 	// call back.
 	Progress(report func(*contracts.Progress))
+	// Checkpoint keeps how far the volumes have come that the checkpoint names, for whoever goes on. Only
+	// these fields are set: PartBytes and Volumes.
+	Checkpoint(ctx context.Context, c contracts.Checkpoint) error
 }
 
 // Uploader delivers to customers' buckets, or to a folder. It holds no state of a job, so that any worker
@@ -74,13 +78,18 @@ func newUploader(cfg Config) *Uploader {
 // ctx is the attempt's and must live as long as the delivery: once it is done, credentials are not
 // refreshed any more, so the power of a worker that lost its lease ends with its session.
 func (u *Uploader) Begin(ctx context.Context, a contracts.Attempt, j Journal) (*Delivery, error) {
+	return u.begin(ctx, a, j, nil)
+}
+
+// begin leaves alone the uploads to keep.
+func (u *Uploader) begin(ctx context.Context, a contracts.Attempt, j Journal, keep []contracts.Upload) (*Delivery, error) {
 	j.Progress(func(p *contracts.Progress) { p.Phase = contracts.Preflight })
 	s, err := u.open(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	sctx, span := start(ctx, "preflight", a)
-	err = s.preflight(sctx)
+	err = s.preflight(sctx, keep)
 	endSpan(span, err)
 	if err != nil {
 		return nil, err
@@ -114,18 +123,20 @@ func (u *Uploader) Abort(ctx context.Context, a contracts.Attempt, uploads []con
 	for _, up := range uploads {
 		errs = append(errs, s.abort(ctx, up))
 	}
-	return errors.Join(append(errs, abortListed(ctx, s))...)
+	return errors.Join(append(errs, abortListed(ctx, s, nil))...)
 }
 
-// abortListed aborts every upload that is under way in the folder.
-func abortListed(ctx context.Context, s store) error {
+// abortListed aborts every upload that is under way in the folder, but those to keep.
+func abortListed(ctx context.Context, s store, keep []contracts.Upload) error {
 	left, err := s.uploads(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, up := range left {
-		errs = append(errs, s.abort(ctx, up))
+		if !slices.ContainsFunc(keep, func(k contracts.Upload) bool { return k.Name == up.Name && k.ID == up.ID }) {
+			errs = append(errs, s.abort(ctx, up))
+		}
 	}
 	return errors.Join(errs...)
 }

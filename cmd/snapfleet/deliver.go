@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
@@ -17,9 +18,26 @@ type deliver struct {
 	uploader *uploader.Uploader
 }
 
-// Prepare tells the whole story of one request, up to the point where everything is durable and nothing is
-// visible.
+// Prepare does what one request asks for, up to the point where everything is durable and nothing is visible. It
+// begins, or goes on where another worker has stopped.
 func (d *deliver) Prepare(ctx context.Context, a contracts.Attempt, j consumer.Journal) (r contracts.Receipt, err error) {
+	kept, err := j.Checkpoints(ctx)
+	switch {
+	case err != nil:
+		return r, fmt.Errorf("look for checkpoints: %w", err)
+	case len(kept) == 0:
+		r, err = d.tell(ctx, a, &notes{Journal: j, attempt: a.ID})
+	default:
+		r, err = d.resume(ctx, a, &notes{Journal: j, attempt: a.ID}, kept)
+	}
+	if errors.Is(err, uploader.ErrUploadLost) {
+		err = lost{err}
+	}
+	return r, err
+}
+
+// tell tells the whole story of one request.
+func (d *deliver) tell(ctx context.Context, a contracts.Attempt, j *notes) (r contracts.Receipt, err error) {
 	delivery, err := d.uploader.Begin(ctx, a, j) // a refusal here costs the database nothing
 	if err != nil {
 		return r, err
@@ -42,19 +60,31 @@ func (d *deliver) Prepare(ctx context.Context, a contracts.Attempt, j consumer.J
 	}
 	// From here on the database is free of us.
 	if a.Request.Wants(contracts.Attachments) {
-		files, err := snapshot.Attachments(ctx)
-		if err != nil {
+		if err := j.begin(ctx, snapshot, delivery); err != nil {
 			return r, err
 		}
-		if err := write(ctx, delivery, files, contracts.WritingAttachment, j); err != nil {
+		// From here on whoever takes over goes on with this attempt, and reads no table again.
+		if err := attach(ctx, delivery, snapshot, j); err != nil {
 			return r, err
 		}
 	}
 	return delivery.Receipt(manifest(ctx, snapshot.Contents()))
 }
 
+// attach delivers the attachments, or what is left of them.
+func attach(ctx context.Context, to *uploader.Delivery, s *exporter.Snapshot, j *notes) error {
+	files, err := s.Attachments(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.planned(ctx); err != nil {
+		return err
+	}
+	return write(ctx, to, files, contracts.WritingAttachment, j)
+}
+
 // write delivers one archive, and reports what is to be expected of it.
-func write(ctx context.Context, to *uploader.Delivery, archive contracts.Archive, phase contracts.Phase, j consumer.Journal) error {
+func write(ctx context.Context, to *uploader.Delivery, archive contracts.Archive, phase contracts.Phase, j uploader.Journal) error {
 	j.Progress(func(p *contracts.Progress) { p.Phase, p.Current, p.BytesTotal = phase, "", p.Bytes+archive.Bytes })
 	if err := to.Write(ctx, archive); err != nil {
 		return err

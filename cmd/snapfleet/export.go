@@ -169,6 +169,12 @@ func (n *notebook) Upload(_ context.Context, u contracts.Upload) error {
 	return nil
 }
 
+// Checkpoint keeps nothing.
+func (n *notebook) Checkpoint(context.Context, []byte) error { return nil }
+
+// Checkpoints has kept nothing.
+func (n *notebook) Checkpoints(context.Context) ([][]byte, error) { return nil, nil }
+
 // Progress shows it.
 func (n *notebook) Progress(change func(*contracts.Progress)) {
 	n.mu.Lock()

@@ -1,0 +1,601 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/minio/crc64nvme"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// album is a delivery of two tables and some attachments, which can be gone on with.
+type album struct {
+	t     *testing.T
+	sizes []int
+	names []string // of members; nil: short ones
+	gone  map[int]bool
+
+	mu   sync.Mutex
+	read int64  // bytes of attachments that were written
+	died func() // is called before a worker dies
+}
+
+// settle makes a worker that dies do so when every full part is kept.
+func (a *album) settle(j *journal, partBytes int) {
+	kept := func() (size int64) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		c, _ := contracts.JoinCheckpoints(attempt(0).ID, j.kept)
+		for _, v := range c.Volumes {
+			if v.Kind == contracts.Attachments {
+				size += v.Upload.Size
+			}
+		}
+		return size
+	}
+	before := kept()
+	a.read = 0
+	a.died = func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for end := time.Now().Add(30 * time.Second); kept() <= before+a.read-int64(partBytes); <-tick.C {
+			if time.Now().After(end) {
+				a.t.Error("not every part is kept")
+				return
+			}
+		}
+	}
+}
+
+func (a *album) name(i int) string {
+	if a.names != nil {
+		return a.names[i]
+	}
+	return contracts.AttachmentFile(a.id(i), "f")
+}
+
+func (a *album) id(i int) string { return fmt.Sprintf("%04d", i) }
+
+func (a *album) manifest() (contracts.Manifest, contracts.Archive) {
+	list, rows := tables(3, 200)
+	m := contracts.Manifest{Tables: list}
+	for i := range a.sizes {
+		at := contracts.Attachment{ID: a.id(i), Filename: "f", File: a.name(i)}
+		if a.gone[i] {
+			at.File = ""
+			m.Gaps = append(m.Gaps, contracts.Gap{ID: a.id(i), Filename: "f", Reason: "missing"})
+		}
+		m.Attachments = append(m.Attachments, at)
+	}
+	return m, rows
+}
+
+// from are the attachments from a place on. They break off after so many bytes; -1: never.
+func (a *album) from(place contracts.Place, breakOff int64) contracts.Archive {
+	total := int64(0)
+	for _, n := range a.sizes {
+		total += int64(n)
+	}
+	return contracts.Archive{Kind: contracts.Attachments, Bytes: total, Members: func(yield func(contracts.Member, error) bool) {
+		for i, n := range a.sizes {
+			if a.id(i) <= place.After || a.gone[i] {
+				continue
+			}
+			m := contracts.Member{Name: a.name(i), Of: a.id(i), Size: int64(n), ModTime: time.Unix(1e9, 5e8)}
+			if m.Of == place.Of {
+				m.Offset = place.Offset
+			}
+			m.Write = func(_ context.Context, w io.Writer, _ int64) (contracts.Piece, error) {
+				body := noise(uint64(i), n)[m.Offset:]
+				a.mu.Lock()
+				if left := breakOff - a.read; breakOff >= 0 && int64(len(body)) > left {
+					body = body[:left]
+				}
+				a.read += int64(len(body))
+				done := m.Offset+int64(len(body)) == m.Size
+				a.mu.Unlock()
+				_, err := io.CopyBuffer(struct{ io.Writer }{w}, bytes.NewReader(body), make([]byte, 777))
+				if err == nil && !done {
+					a.died()
+					err = errDied
+				}
+				return contracts.Piece{}, err
+			}
+			if !yield(m, nil) {
+				return
+			}
+		}
+	}}
+}
+
+var errDied = errors.New("the worker dies")
+
+// begin writes the tables, keeps the first checkpoint, and writes attachments until they break off.
+func (a *album) begin(u *Uploader, at contracts.Attempt, j *journal, breakOff int64) (*Delivery, error) {
+	a.t.Helper()
+	d, err := u.Begin(a.t.Context(), at, j)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	_, rows := a.manifest()
+	if err := d.Write(a.t.Context(), rows); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := j.Checkpoint(a.t.Context(), d.Checkpoint()); err != nil {
+		a.t.Fatal(err)
+	}
+	a.settle(j, d.cfg.PartBytes)
+	return d, d.Write(a.t.Context(), a.from(contracts.Place{}, breakOff))
+}
+
+// goOn takes over from what was kept.
+func (a *album) goOn(u *Uploader, at contracts.Attempt, j *journal, kept [][]byte, breakOff int64) (contracts.Receipt, error) {
+	a.t.Helper()
+	c, err := contracts.JoinCheckpoints(at.ID, kept)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	d, err := u.Resume(a.t.Context(), at, j, c)
+	if err != nil {
+		return contracts.Receipt{}, err
+	}
+	a.settle(j, d.cfg.PartBytes)
+	if err := d.Write(a.t.Context(), a.from(c.Place(), breakOff)); err != nil {
+		return contracts.Receipt{}, err
+	}
+	m, _ := a.manifest()
+	return d.Receipt(m)
+}
+
+// oneByOne wraps a store: a part leaves only when the part before it is in a checkpoint.
+type oneByOne struct {
+	store
+	j *journal
+
+	mu    sync.Mutex
+	known int // checkpoints that whole is made of
+	whole contracts.Checkpoint
+}
+
+func (o *oneByOne) put(ctx context.Context, u contracts.Upload, number int, offset int64, body []byte, crc uint64) (contracts.Part, error) {
+	if strings.Contains(u.Name, "attachments") {
+		for !o.is(u, number-1) {
+			select {
+			case <-time.After(200 * time.Microsecond):
+			case <-ctx.Done():
+				return contracts.Part{}, context.Cause(ctx)
+			}
+		}
+	}
+	return o.store.put(ctx, u, number, offset, body, crc)
+}
+
+// is reports whether that many parts of the upload, and all volumes before it, are kept.
+func (o *oneByOne) is(u contracts.Upload, parts int) bool {
+	o.j.mu.Lock()
+	kept := o.j.kept
+	o.j.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(kept) > o.known {
+		o.whole, _ = contracts.JoinCheckpoints(attempt(0).ID, kept)
+		o.known = len(kept)
+	}
+	if o.known == 0 {
+		return false
+	}
+	last := o.whole.Volumes[len(o.whole.Volumes)-1]
+	if last.Upload.ID == u.ID {
+		return len(last.Upload.Parts) >= parts
+	}
+	return parts == 0 && last.Closed
+}
+
+// borders are sizes and names that put the border of a part everywhere in a tar: in headers of one and of three
+// blocks, in content, in padding, between files, and in the two blocks at the end.
+func borders(t *testing.T) *album {
+	a := &album{t: t}
+	for i, n := range []int{0, 1, 511, 512, 513, 3072, 3584, 4096, 0, 0, 0, 9000, 40_000, 100, 512, 4095, 4097, 1024, 1, 1, 1, 20_480, 0} {
+		a.sizes = append(a.sizes, n)
+		name := fmt.Sprintf("%04d/f", i)
+		if i%3 == 1 {
+			name = fmt.Sprintf("%04d/%s", i, strings.Repeat("é", 120)) // a header of three blocks
+		}
+		a.names = append(a.names, name)
+	}
+	return a
+}
+
+// TestResumeAtEveryPart dies after every single part, in one volume and in several, and goes on in another
+// uploader: what becomes of it is, byte for byte, what would have become without.
+func TestResumeAtEveryPart(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int64{0, 9 * 8 * block} {
+		t.Run(fmt.Sprintf("limit %d", limit), func(t *testing.T) {
+			t.Parallel()
+			for extra := range 3 { // moves every border
+				a := borders(t)
+				a.sizes[0] = 3 * extra * block
+				a.everyPart(limit)
+			}
+		})
+	}
+}
+
+func (a *album) everyPart(limit int64) {
+	t := a.t
+	cfg := small
+	cfg.CheckpointEvery = time.Millisecond
+	j := &journal{}
+	dir := t.TempDir()
+	u := NewFolder(dir, cfg)
+	open := u.open
+	u.open = func(ctx context.Context, at contracts.Attempt) (store, error) {
+		s, err := open(ctx, at)
+		return &oneByOne{store: s, j: j}, err
+	}
+	at := attempt(limit)
+	d, err := a.begin(u, at, j, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := a.manifest()
+	want, err := d.Receipt(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(dir, "acme", at.Request.Job)
+	whole := partials(t, folder)
+	if len(j.kept) < len(whole) {
+		t.Fatalf("%d checkpoints of %d volumes", len(j.kept), len(whole))
+	}
+
+	for k := 2; k <= len(j.kept); k++ {
+		kept := j.kept[:k]
+		c, err := contracts.JoinCheckpoints(at.ID, kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What no checkpoint names is not there, or is something else.
+		for _, v := range want.Uploads {
+			i := slices.IndexFunc(c.Volumes, func(p contracts.Packed) bool { return p.Upload.ID == v.ID })
+			path := filepath.Join(folder, "."+v.Name+"."+v.ID+partialSuffix)
+			if i < 0 {
+				_ = os.Remove(path)
+				continue
+			}
+			if err := os.WriteFile(path, append(bytes.Clone(whole[v.Name][:c.Volumes[i].Upload.Size]), "left by somebody who was slow"...), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if c.Volumes[i].Closed {
+				if err := os.Truncate(path, c.Volumes[i].Upload.Size); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		got, err := a.goOn(NewFolder(dir, cfg), at, &journal{kept: slices.Clone(kept)}, kept, -1)
+		if err != nil {
+			t.Fatalf("after %d of %d checkpoints: %v", k, len(j.kept), err)
+		}
+		if !bytes.Equal(got.Manifest, want.Manifest) {
+			t.Fatalf("after %d of %d checkpoints the manifest is another:\n%s\nwant\n%s", k, len(j.kept), got.Manifest, want.Manifest)
+		}
+		proven, all := int64(0), int64(0)
+		for _, v := range c.Volumes {
+			for _, f := range v.Files {
+				if v.Kind == contracts.Attachments {
+					proven += f.Size
+				}
+			}
+			proven += v.Mark.Offset
+		}
+		for _, n := range a.sizes {
+			all += int64(n)
+		}
+		if a.read != all-proven {
+			t.Fatalf("after %d of %d checkpoints %d bytes were read, of %d that were not proven", k, len(j.kept), a.read, all-proven)
+		}
+		now := partials(t, folder)
+		for name, body := range whole {
+			if !bytes.Equal(now[name][:min(len(body), len(now[name]))], body) {
+				t.Fatalf("after %d of %d checkpoints %s is another", k, len(j.kept), name)
+			}
+		}
+	}
+}
+
+// partials are the uploads under way in a folder, by the name that they will have.
+func partials(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	found := map[string][]byte{}
+	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, partialSuffix) {
+			return err
+		}
+		name := strings.TrimPrefix(strings.TrimSuffix(path, partialSuffix), ".")
+		name = name[:strings.LastIndexByte(name, '.')]
+		found[name], err = os.ReadFile(filepath.Join(dir, path))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestResumeAgainAndAgain: each worker goes on for a little while, over the border of a volume, and dies.
+func TestResumeAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	c.attempt.Tenant.Limits.VolumeBytes = 32 << 20
+	c.cfg.CheckpointEvery = time.Millisecond
+	a := &album{t: t, sizes: []int{6 * mib, 17 * mib, 100, 3 * mib, 12 * mib, 0, 2 * mib}}
+	j := &journal{}
+	_, err := a.begin(c.uploader(), c.attempt, j, 3*mib)
+	workers := 1
+	var r contracts.Receipt
+	for ; err != nil; workers++ {
+		if !errors.Is(err, errDied) || workers > 20 {
+			t.Fatalf("worker %d: %v", workers, err)
+		}
+		r, err = a.goOn(c.uploader(), c.attempt, j, slices.Clone(j.kept), 9*mib)
+	}
+	if workers < 4 {
+		t.Errorf("%d workers were enough", workers)
+	}
+	creates := 0
+	for _, call := range c.calls("CreateMultipartUpload") {
+		if volumes(call) {
+			creates++
+		}
+	}
+	if creates > 5 { // tables, two volumes, and what may be begun and not yet kept
+		t.Errorf("%d uploads were begun", creates)
+	}
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
+
+	m, rows := a.manifest()
+	u, _ := inFolder(t, quick, nil)
+	same := deliver(t, u, c.attempt, m, rows, a.from(contracts.Place{}, -1))
+	if !bytes.Equal(same.Manifest, r.Manifest) {
+		t.Errorf("the manifest is another:\n%s\nwant\n%s", r.Manifest, same.Manifest)
+	}
+}
+
+// TestResumeWhatIsGone: an upload that is not there any more, or holds other parts, is not gone on with.
+func TestResumeWhatIsGone(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(c *customer, d *Delivery, open contracts.Upload){
+		"aborted": func(c *customer, d *Delivery, open contracts.Upload) { _ = d.store.abort(c.t.Context(), open) },
+		"tables aborted": func(c *customer, d *Delivery, open contracts.Upload) {
+			_ = d.store.abort(c.t.Context(), d.uploads[0])
+		},
+		"another part": func(c *customer, d *Delivery, open contracts.Upload) { other(c, d, open, 5*mib) },
+		"a short part": func(c *customer, d *Delivery, open contracts.Upload) { other(c, d, open, 7) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCustomer(t)
+			c.cfg.CheckpointEvery = time.Millisecond
+			a := &album{t: t, sizes: []int{6 * mib, 7 * mib}}
+			j := &journal{}
+			d, err := a.begin(c.uploader(), c.attempt, j, 12*mib)
+			if !errors.Is(err, errDied) {
+				t.Fatal(err)
+			}
+			harm(c, d, openUpload(t, j))
+			if _, err := a.goOn(c.uploader(), c.attempt, j, j.kept, -1); !errors.Is(err, ErrUploadLost) {
+				t.Errorf("error: %v", err)
+			}
+		})
+	}
+}
+
+// openUpload is the attachments' upload of the last checkpoint, which has to have a part.
+func openUpload(t *testing.T, j *journal) contracts.Upload {
+	t.Helper()
+	c, err := contracts.JoinCheckpoints(attempt(0).ID, j.kept)
+	if err != nil || len(c.Volumes) != 2 || len(c.Volumes[1].Upload.Parts) == 0 {
+		t.Fatalf("kept: %+v, %v", c.Volumes, err)
+	}
+	return c.Volumes[1].Upload
+}
+
+// other puts a first part of other bytes, as somebody may who sees the source in another state.
+func other(c *customer, d *Delivery, u contracts.Upload, size int) {
+	c.t.Helper()
+	body := noise(99, size)
+	if _, err := d.store.put(c.t.Context(), u, 1, 0, body, crc64nvme.Checksum(body)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestPausedOwnerOverwritesAPart: whatever a former owner still puts into the upload, the object is the one that
+// the receipt describes, or there is none.
+func TestPausedOwnerOverwritesAPart(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	c.cfg.CheckpointEvery = time.Millisecond
+	a := &album{t: t, sizes: []int{6 * mib, 7 * mib}}
+	j := &journal{}
+	paused, err := a.begin(c.uploader(), c.attempt, j, 12*mib)
+	if !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	r, err := a.goOn(c.uploader(), c.attempt, j, j.kept, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other(c, paused, openUpload(t, j), 5*mib)
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); !errors.Is(err, ErrUploadLost) {
+		t.Errorf("commit: %v", err)
+	}
+	for _, key := range c.keys() {
+		if strings.Contains(key, "attachments") || strings.HasSuffix(key, contracts.ManifestName) {
+			t.Errorf("visible: %s", key)
+		}
+	}
+}
+
+// TestFileVanishesInItsMiddle: a file of which the beginning is written cannot become a gap.
+func TestFileVanishesInItsMiddle(t *testing.T) {
+	t.Parallel()
+	cfg := small
+	cfg.CheckpointEvery = time.Millisecond
+	for _, vanished := range [][]int{{1}, {1, 2}} { // another comes in its place, or none
+		u, _ := inFolder(t, cfg, nil)
+		a := &album{t: t, sizes: []int{100, 50_000, 100}}
+		j := &journal{}
+		if _, err := a.begin(u, attempt(0), j, 30_000); !errors.Is(err, errDied) {
+			t.Fatal(err)
+		}
+		a.gone = map[int]bool{}
+		for _, i := range vanished {
+			a.gone[i] = true
+		}
+		if _, err := a.goOn(u, attempt(0), j, j.kept, -1); !errors.Is(err, ErrUploadLost) {
+			t.Errorf("error: %v", err)
+		}
+	}
+}
+
+// TestResumeKeepsItsOwn: what an attempt has kept stays, and what others began goes.
+func TestResumeKeepsItsOwn(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	c.cfg.CheckpointEvery = time.Millisecond
+	a := &album{t: t, sizes: []int{6 * mib, 7 * mib}}
+	j := &journal{}
+	d, err := a.begin(c.uploader(), c.attempt, j, 12*mib)
+	if !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	name := contracts.VolumeName(contracts.Attachments, c.attempt.Request.Job, 0)
+	if _, err := d.store.create(t.Context(), name); err != nil { // begun, and never recorded
+		t.Fatal(err)
+	}
+	before := len(c.uploads())
+	if _, err := a.goOn(c.uploader(), c.attempt, j, j.kept, -1); err != nil {
+		t.Fatal(err)
+	}
+	if after := len(c.uploads()); before != 3 || after != 2 {
+		t.Errorf("%d uploads before, %d after", before, after)
+	}
+}
+
+// TestCheckpointThatFails is not missed: the next one says what it said.
+func TestCheckpointThatFails(t *testing.T) {
+	t.Parallel()
+	cfg := small
+	cfg.CheckpointEvery = time.Millisecond
+	o := &odd{}
+	u, _ := inFolder(t, cfg, o)
+	a := &album{t: t, sizes: []int{100_000}}
+	j := &journal{}
+	d, err := u.Begin(t.Context(), attempt(0), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows := a.manifest()
+	if err := d.Write(t.Context(), rows); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Checkpoint(t.Context(), d.Checkpoint()); err != nil {
+		t.Fatal(err)
+	}
+	files := a.from(contracts.Place{}, 50_000)
+	members := files.Members
+	files.Members = func(yield func(contracts.Member, error) bool) {
+		members(func(m contracts.Member, err error) bool {
+			write := m.Write
+			m.Write = func(ctx context.Context, w io.Writer, room int64) (contracts.Piece, error) {
+				j.mu.Lock()
+				j.refuse = errors.New("not now")
+				j.mu.Unlock()
+				p, err := write(ctx, w, room)
+				j.mu.Lock()
+				j.refuse = nil
+				j.mu.Unlock()
+				return p, err
+			}
+			return yield(m, err)
+		})
+	}
+	a.died = func() {
+		arrived := func() int { o.mu.Lock(); defer o.mu.Unlock(); return len(o.arrived) }
+		for tick := time.Tick(time.Millisecond); arrived() < 50_000/small.PartBytes; {
+			<-tick
+		}
+	}
+	if err := d.Write(t.Context(), files); !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	c, err := contracts.JoinCheckpoints(attempt(0).ID, j.kept)
+	if err != nil || len(c.Volumes) != 2 || c.Volumes[1].Mark.Offset < 20_000 {
+		t.Errorf("kept: %+v, %v", c, err)
+	}
+}
+
+// TestListManyParts: a list of parts comes in pages.
+func TestListManyParts(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	s, err := c.uploader().open(t.Context(), c.attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := contracts.Upload{Name: "many.tar"}
+	if u.ID, err = s.create(t.Context(), u.Name); err != nil {
+		t.Fatal(err)
+	}
+	const many = 1005
+	var puts sync.WaitGroup
+	for worker := range 8 {
+		puts.Go(func() {
+			for n := worker; n < many; n += 8 {
+				body := []byte(fmt.Sprint(n))
+				if _, err := s.put(t.Context(), u, n+1, 0, body, crc64nvme.Checksum(body)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	puts.Wait()
+	found, err := s.parts(t.Context(), u, 0)
+	if err != nil || len(found) != many {
+		t.Fatalf("%d parts, %v", len(found), err)
+	}
+	for i, p := range found {
+		if body := fmt.Sprint(i); p.number != i+1 || p.size != int64(len(body)) || p.crc != crcText(crc64nvme.Checksum([]byte(body))) || p.tag == "" {
+			t.Fatalf("part %d: %+v", i+1, p)
+		}
+	}
+	if pages := len(c.calls("ListParts")); pages != 2 {
+		t.Errorf("%d pages", pages)
+	}
+	if err := s.abort(t.Context(), u); err != nil {
+		t.Error(err)
+	}
+	_, err = server.Admin().ListParts(t.Context(), &s3.ListPartsInput{Bucket: &c.to().Bucket, Key: aws.String(c.attempt.Prefix() + u.Name), UploadId: &u.ID})
+	if err == nil {
+		t.Error("it is still there")
+	}
+}
