@@ -1,6 +1,9 @@
 package main
 
-import "path"
+import (
+	"path"
+	"strings"
+)
 
 // bug is a deliberate mistake: a substitution in one file, and the test that has to notice. It is applied by an
 // overlay; the tree is never touched.
@@ -8,11 +11,24 @@ type bug struct {
 	name     string
 	file     string // from the repository's root
 	old, new string // old stands in the file exactly once
-	run      string // the narrowest and fastest test of the file's package
+	// run is the narrowest and fastest test that notices: of the file's package, or of another one that stands before
+	// it ("./test ^TestX$"), or cases of the campaign over real processes ("case ^undisturbed$").
+	run string
 }
 
-// pkg is the package whose tests have to notice.
-func (b bug) pkg() string { return "./" + path.Dir(b.file) }
+// inCampaign begins what is run as cases of the campaign.
+const inCampaign = "case "
+
+// test is the package whose tests have to notice, and which.
+func (b bug) test() (pkg, run string) {
+	if strings.HasPrefix(b.run, inCampaign) {
+		return "./test", b.run
+	}
+	if pkg, run, elsewhere := strings.Cut(b.run, " "); elsewhere {
+		return pkg, run
+	}
+	return "./" + path.Dir(b.file), b.run
+}
 
 // bugs are what the tests are tested with. Every rule that is easily forgotten is broken here, one at a time.
 var bugs = []bug{

@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,26 +15,24 @@ import (
 	"github.com/snapfleet/snapfleet/test/model"
 )
 
-// report takes the end of one case: err is nil when it is as it should be.
-type report func(name string, err error)
-
 // layer is one way to look for violations.
 type layer struct {
 	name  string
 	cases int // expected; 0: not known before
-	// run reports each case as it ends, from any goroutine. Its own error means that the layer could not be run.
-	run func(ctx context.Context, done report) error
+	// run tells the tally of each case as it ends, from any goroutine. Its own error means that the layer could not be
+	// run.
+	run func(ctx context.Context, t *tally) error
 }
 
 // modelLayer looks at every state of the protocol, and at the mutants, each of which has to fail.
 func modelLayer() layer {
-	return layer{"model", len(model.Protocols) + len(model.Mutants), func(ctx context.Context, done report) error {
+	return layer{"model", len(model.Protocols) + len(model.Mutants), func(ctx context.Context, t *tally) error {
 		check := func(v model.Variant, want model.Invariant) {
 			var err error
 			if r := model.Check(v); r.Broken != want {
 				err = fmt.Errorf("%v\nwanted: %v", r, want)
 			}
-			done(v.Name, err)
+			t.done(v.Name, err)
 		}
 		for _, v := range model.Protocols {
 			check(v, model.Holds)
@@ -54,11 +48,11 @@ func modelLayer() layer {
 }
 
 // virtualLayer runs the orchestration itself in virtual time, a world for each seed.
-func virtualLayer(root string, seeds int, first uint64) layer {
-	return layer{"virtual", seeds, func(ctx context.Context, done report) error {
+func virtualLayer(shop workshop, seeds int, first uint64) layer {
+	return layer{"virtual", seeds, func(ctx context.Context, t *tally) error {
 		const test = "TestRandomFaults"
 		trail, bad := map[string][]string{}, 0
-		err := stream(ctx, root, random("./consumer", test, seeds, first), func(e event) {
+		err := shop.stream(ctx, random("./consumer", test, seeds, first), func(e event) {
 			seed, ok := strings.CutPrefix(e.Test, test+"/")
 			if !ok {
 				return
@@ -68,10 +62,10 @@ func virtualLayer(root string, seeds int, first uint64) layer {
 				trail[seed] = append(trail[seed], e.Output)
 			case "pass":
 				delete(trail, seed)
-				done("seed "+seed, nil)
+				t.done("seed "+seed, nil)
 			case "fail":
 				bad++
-				done("seed "+seed, fmt.Errorf("repeat it: go test ./consumer -run '^%s$/^%s$' -args -seeds=1 -first=%s\n%s", test, seed, seed, strings.Join(trail[seed], "")))
+				t.done("seed "+seed, fmt.Errorf("repeat it: go test ./consumer -run '^%s$/^%s$' -args -seeds=1 -first=%s\n%s", test, seed, seed, strings.Join(trail[seed], "")))
 			}
 		})
 		return unlessTold(err, bad)
@@ -79,23 +73,38 @@ func virtualLayer(root string, seeds int, first uint64) layer {
 }
 
 // worldLayer runs real workers, a real broker, a real database and a real store.
-func worldLayer(root string, seeds int, first uint64) layer {
-	return layer{"world", 0, func(ctx context.Context, done report) error {
+func worldLayer(shop workshop, seeds int, first uint64) layer {
+	return layer{"world", 0, func(ctx context.Context, t *tally) error {
 		bad := 0
-		err := stream(ctx, root, random("./test", "TestCampaign", seeds, first), func(e event) {
-			rest, ok := strings.CutPrefix(strings.TrimSpace(e.Output), "case ")
+		err := shop.stream(ctx, random("./test", "TestCampaign", seeds, first), func(e event) {
+			line := strings.TrimSpace(e.Output)
+			if n, ok := strings.CutPrefix(line, "cases: "); ok && e.Action == "output" {
+				total, _ := strconv.Atoi(n)
+				t.expect(total)
+			}
+			rest, ok := strings.CutPrefix(line, "case ")
 			if e.Action != "output" || !ok {
 				return
 			}
 			if name, ok := strings.CutSuffix(rest, " ok"); ok {
-				done(name, nil)
+				t.done(name, nil)
 			} else if name, why, ok := strings.Cut(rest, " VIOLATION"); ok {
 				bad++
-				done(name, errors.New(strings.TrimPrefix(why, ": ")))
+				t.done(name, fmt.Errorf("%s\nrepeat it: %s", strings.TrimPrefix(why, ": "), again(name)))
 			}
 		})
 		return unlessTold(err, bad)
 	}}
+}
+
+// again is the command that repeats one case of the world.
+func again(name string) string {
+	seed := ""
+	if n, ok := strings.CutPrefix(name, "seed-"); ok {
+		n, _, _ = strings.Cut(n, "/")
+		seed = " -seeds=1 -first=" + n
+	}
+	return fmt.Sprintf("go test ./test -run '^TestCampaign$' -args%s -case='^%s$'", seed, regexp.QuoteMeta(name))
 }
 
 // random is how a random campaign is run: for as long as it takes, but not for ever.
@@ -113,84 +122,34 @@ func unlessTold(err error, bad int) error {
 }
 
 // bugsLayer puts bugs into the code, two at a time: all whose name contains match.
-func bugsLayer(root, match string) layer {
-	bugs := slices.DeleteFunc(slices.Clone(bugs), func(b bug) bool { return !strings.Contains(b.name, match) })
-	return layer{"bugs", len(bugs), func(ctx context.Context, done report) error {
+func bugsLayer(shop workshop, match string) layer {
+	bugs := slices.DeleteFunc(allBugs(), func(b bug) bool { return !strings.Contains(b.name, match) })
+	return layer{"bugs", len(bugs), func(ctx context.Context, t *tally) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(2)
-		var mu sync.Mutex
-		unsound := map[string]error{}
-		checked := map[string]*sync.Once{}
+		sounds := map[string]func() error{}
 		for _, b := range bugs {
-			if checked[b.pkg()] == nil {
-				checked[b.pkg()] = new(sync.Once)
+			if pkg, _ := b.test(); sounds[pkg] == nil {
+				sounds[pkg] = sync.OnceValue(func() error { return sound(ctx, shop, pkg) })
 			}
 		}
 		for _, b := range bugs {
 			group.Go(func() error {
-				checked[b.pkg()].Do(func() {
-					err := sound(ctx, root, b.pkg())
-					mu.Lock()
-					defer mu.Unlock()
-					unsound[b.pkg()] = err
-				})
-				mu.Lock()
-				err := unsound[b.pkg()]
-				mu.Unlock()
+				pkg, _ := b.test()
+				err := sounds[pkg]()
 				if err == nil {
-					err = b.caught(ctx, root)
+					err = b.caught(ctx, shop)
 				}
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				done(b.name, err)
+				if err != nil {
+					err = fmt.Errorf("%w\nrepeat it: go run ./test/campaign --only bugs --bug '%s'", err, b.name)
+				}
+				t.done(b.name, err)
 				return nil
 			})
 		}
 		return group.Wait()
 	}}
-}
-
-// event is a line of go test -json.
-type event struct {
-	Action string
-	Test   string
-	Output string
-}
-
-// stream runs go test and hands on its events as they come. The error says that it failed, and how it ended.
-func stream(ctx context.Context, root string, args []string, see func(event)) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...)
-	cmd.Dir = root
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	var last []byte
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 16<<20)
-	for lines.Scan() {
-		var e event
-		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			continue
-		}
-		last = append(last, e.Output...)
-		last = last[max(0, len(last)-8<<10):]
-		see(e)
-	}
-	err = cmd.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		return fmt.Errorf("go test %s: %w\n%s%s", strings.Join(args, " "), err, stderr.String(), tail(last, 30))
-	}
-	return nil
 }

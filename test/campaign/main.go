@@ -13,9 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -47,17 +45,18 @@ func main() {
 // run runs the layers, and prints the table and the last line. It reports whether every promise holds and every bug
 // was caught.
 func run(ctx context.Context, o options) (bool, error) {
-	root, err := repository(ctx)
+	shop, closeShop, err := openWorkshop(ctx)
 	if err != nil {
 		return false, err
 	}
+	defer closeShop()
 	layers := []layer{
-		modelLayer(), virtualLayer(root, o.Seeds, o.First), worldLayer(root, o.Seeds, o.First), bugsLayer(root, o.Bug),
+		modelLayer(), virtualLayer(shop, o.Seeds, o.First), worldLayer(shop, o.Seeds, o.First), bugsLayer(shop, o.Bug),
 	}
 	screen := newScreen()
 	var results []result
 	for _, l := range layers {
-		if o.Only == "" || o.Only == l.name {
+		if (o.Only == "" || o.Only == l.name) && ctx.Err() == nil {
 			results = append(results, measure(ctx, l, screen))
 		}
 	}
@@ -69,15 +68,6 @@ func run(ctx context.Context, o options) (bool, error) {
 	return violations == 0 && caught == bugs, nil
 }
 
-// repository is the module's root.
-func repository(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
 // result is what a layer has come to.
 type result struct {
 	layer      string
@@ -87,28 +77,16 @@ type result struct {
 
 // measure runs one layer.
 func measure(ctx context.Context, l layer, s *screen) result {
-	r := result{layer: l.name}
-	began := time.Now()
-	done, end := s.begin(l)
-	err := l.run(ctx, func(name string, err error) {
-		s.mu.Lock()
-		r.cases++
-		if err != nil {
-			r.bad++
-		}
-		s.mu.Unlock()
-		done(name, err)
-	})
-	if err == nil && r.cases == 0 {
+	began, t := time.Now(), s.begin(l)
+	err := l.run(ctx, t)
+	if err == nil && t.cases == 0 {
 		err = errors.New("no case was run")
 	}
 	if err != nil && ctx.Err() == nil {
-		r.cases, r.bad = r.cases+1, r.bad+1
-		done("the layer itself", err)
+		t.done("the layer itself", err)
 	}
-	end()
-	r.took = time.Since(began)
-	return r
+	t.end()
+	return result{l.name, t.cases, t.bad, time.Since(began)}
 }
 
 // print writes the table, and the line that sums up.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -32,44 +33,78 @@ func (s *screen) close() {
 	}
 }
 
-// begin shows a layer. done is told of every case, end that there are no more.
-func (s *screen) begin(l layer) (done report, end func()) {
-	var bar *mpb.Bar
+// tally counts the cases of a layer as they end.
+type tally struct {
+	screen     *screen
+	layer      layer
+	bar        *mpb.Bar  // nil: no terminal
+	told       time.Time // when the last line was printed
+	cases, bad int
+}
+
+// begin shows a layer.
+func (s *screen) begin(l layer) *tally {
+	t := &tally{screen: s, layer: l, told: time.Now()}
 	if s.bars != nil {
-		bar = s.bars.AddBar(int64(l.cases),
+		t.bar = s.bars.AddBar(int64(l.cases),
 			mpb.PrependDecorators(decor.Name(fmt.Sprintf("%-8s", l.name)), decor.CountersNoUnit("%6d / %-6d")),
 			mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO)))
 	}
-	n, bad := 0, 0
-	done = func(name string, err error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		n++
-		if err != nil {
-			bad++
-			s.println(fmt.Sprintf("%s: %s: %s\n%s", l.name, name, map[bool]string{true: "NOT CAUGHT", false: "VIOLATION"}[l.name == "bugs"], indent(err.Error())))
-		}
-		switch {
-		case bar == nil && (l.name == "bugs" && err == nil):
-			s.println(fmt.Sprintf("%s: %s: caught (%d of %d)", l.name, name, n, l.cases))
-		case bar == nil && n%500 == 0:
-			s.println(fmt.Sprintf("%s: %d cases, %d violations", l.name, n, bad))
-		case bar != nil:
-			if n > l.cases {
-				bar.SetTotal(int64(n), false)
-			}
-			bar.Increment()
-		}
+	return t
+}
+
+// expect says how many cases there will be, where that was not known before.
+func (t *tally) expect(n int) {
+	t.screen.mu.Lock()
+	defer t.screen.mu.Unlock()
+	t.layer.cases = n
+	if t.bar != nil {
+		t.bar.SetTotal(int64(n), false)
 	}
-	return done, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if bar != nil {
-			bar.SetTotal(int64(n), true)
-			return
-		}
-		s.println(fmt.Sprintf("%s: %d cases, %d bad", l.name, n, bad))
+}
+
+// done is told of every case. err is nil when it is as it should be.
+func (t *tally) done(name string, err error) {
+	t.screen.mu.Lock()
+	defer t.screen.mu.Unlock()
+	t.cases++
+	wrong := "VIOLATION"
+	if t.layer.name == "bugs" {
+		wrong = "NOT CAUGHT"
 	}
+	if err != nil {
+		t.bad++
+		t.screen.println(fmt.Sprintf("%s: %s: %s\n%s", t.layer.name, name, wrong, indent(err.Error())))
+	}
+	switch {
+	case t.bar != nil:
+		if t.cases > t.layer.cases {
+			t.bar.SetTotal(int64(t.cases), false)
+		}
+		t.bar.Increment()
+	case time.Since(t.told) > interval:
+		t.told = time.Now()
+		t.screen.println(t.String())
+	}
+}
+
+// interval is how often a line tells how far a layer has come, where there is no terminal.
+const interval = 10 * time.Second
+
+// end says that there are no more.
+func (t *tally) end() {
+	t.screen.mu.Lock()
+	defer t.screen.mu.Unlock()
+	if t.bar != nil {
+		t.bar.SetTotal(int64(t.cases), true)
+		return
+	}
+	t.screen.println(t.String())
+}
+
+// String is how far the layer has come.
+func (t *tally) String() string {
+	return fmt.Sprintf("%s: %d of %d cases, %d bad", t.layer.name, t.cases, max(t.cases, t.layer.cases), t.bad)
 }
 
 // println writes above the bars.

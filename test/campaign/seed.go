@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -38,25 +37,28 @@ func (b bug) overlay(root, dir string) (string, error) {
 }
 
 // caught runs the bug's test over the bug. It returns nil when the test fails, and the reason why that is not so.
-func (b bug) caught(ctx context.Context, root string) error {
-	dir, err := os.MkdirTemp("", "snapfleet-bug-")
+func (b bug) caught(ctx context.Context, shop workshop) error {
+	dir, err := os.MkdirTemp(shop.temp, "bug-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
-	overlay, err := b.overlay(root, dir)
+	overlay, err := b.overlay(shop.root, dir)
 	if err != nil {
 		return err
 	}
-	out, err := goTest(ctx, root, "-overlay", overlay, "-count=1", "-timeout", bugTimeout.String(), "-run", b.run, b.pkg())
+	pkg, run := b.test()
+	out, err := shop.test(ctx, overlay, bugTimeout, pkg, run)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err == nil && bytes.Contains(out, []byte("no tests to run")):
-		return fmt.Errorf("no test is called %s", b.run)
+		return fmt.Errorf("no test is called %s", run)
 	case err == nil:
-		return fmt.Errorf("survived %s in %s", b.run, b.pkg())
-	case !bytes.Contains(out, []byte("--- FAIL")) && !bytes.Contains(out, []byte("panic: ")):
+		return fmt.Errorf("survived %s in %s", run, pkg)
+	case bytes.Contains(out, []byte("go build: exit status")):
+		return fmt.Errorf("it does not compile: %w\n%s", err, tail(out, 20))
+	case strings.HasPrefix(run, inCampaign) && !bytes.Contains(out, []byte(" VIOLATION")), !bytes.Contains(out, []byte("--- FAIL")) && !bytes.Contains(out, []byte("panic: ")):
 		return fmt.Errorf("no test has failed, but: %w\n%s", err, tail(out, 20))
 	}
 	return nil
@@ -64,30 +66,27 @@ func (b bug) caught(ctx context.Context, root string) error {
 
 // sound runs, without any bug, the tests that are to notice the bugs of one package: what fails anyway
 // notices nothing.
-func sound(ctx context.Context, root, pkg string) error {
-	var tests []string
-	for _, b := range bugs {
-		if name, _, _ := strings.Cut(b.run, "/"); b.pkg() == pkg {
-			tests = append(tests, name)
+func sound(ctx context.Context, shop workshop, pkg string) error {
+	var tests, cases []string
+	for _, b := range allBugs() {
+		at, run := b.test()
+		if at != pkg {
+			continue
+		}
+		if pattern, ok := strings.CutPrefix(run, inCampaign); ok {
+			cases = append(cases, pattern)
+			continue
+		}
+		name, _, _ := strings.Cut(run, "/")
+		tests = append(tests, name)
+	}
+	for _, run := range []string{strings.Join(tests, "|"), inCampaign + strings.Join(cases, "|")} {
+		if run == "" || run == inCampaign {
+			continue
+		}
+		if out, err := shop.test(ctx, "", 2*bugTimeout, pkg, run); err != nil {
+			return fmt.Errorf("tests of %s fail without a bug: %w\n%s", pkg, err, tail(out, 20))
 		}
 	}
-	out, err := goTest(ctx, root, "-count=1", "-timeout", (2 * bugTimeout).String(), "-run", strings.Join(tests, "|"), pkg)
-	if err != nil {
-		return fmt.Errorf("tests of %s fail without a bug: %w\n%s", pkg, err, tail(out, 20))
-	}
 	return nil
-}
-
-// goTest runs go test at the repository's root.
-func goTest(ctx context.Context, root string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test"}, args...)...)
-	cmd.Dir = root
-	cmd.WaitDelay = 5 * time.Second
-	return cmd.CombinedOutput()
-}
-
-// tail is the last n lines.
-func tail(out []byte, n int) string {
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
