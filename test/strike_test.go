@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -200,7 +201,7 @@ func strikeUploads(ctx context.Context, l *lane, _, _ string) error {
 	}
 	for _, u := range out.Uploads {
 		_, err = cloud.Admin().AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &l.bucket, Key: u.Key, UploadId: u.UploadId})
-		if err != nil {
+		if gone := (*types.NoSuchUpload)(nil); err != nil && !errors.As(err, &gone) { // a worker was faster
 			return err
 		}
 	}
