@@ -121,16 +121,16 @@ func unlessTold(err error, bad int) error {
 	return err
 }
 
-// bugsLayer puts bugs into the code, two at a time: all whose name contains match.
-func bugsLayer(shop workshop, match string) layer {
-	bugs := slices.DeleteFunc(allBugs(), func(b bug) bool { return !strings.Contains(b.name, match) })
+// bugsLayer puts bugs into the code, two at a time: all whose name the regular expression finds.
+func bugsLayer(shop workshop, wanted *regexp.Regexp) layer {
+	bugs := slices.DeleteFunc(allBugs(), func(b bug) bool { return !wanted.MatchString(b.name) })
 	return layer{"bugs", len(bugs), func(ctx context.Context, t *tally) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(2)
 		sounds := map[string]func() error{}
 		for _, b := range bugs {
 			if pkg, _ := b.test(); sounds[pkg] == nil {
-				sounds[pkg] = sync.OnceValue(func() error { return sound(ctx, shop, pkg) })
+				sounds[pkg] = sync.OnceValue(func() error { return sound(ctx, shop, pkg, bugs) })
 			}
 		}
 		for _, b := range bugs {
@@ -144,7 +144,7 @@ func bugsLayer(shop workshop, match string) layer {
 					return context.Cause(ctx)
 				}
 				if err != nil {
-					err = fmt.Errorf("%w\nrepeat it: go run ./test/campaign --only bugs --bug '%s'", err, b.name)
+					err = fmt.Errorf("%w\nrepeat it: go run ./test/campaign --only bugs --bug '^%s$'", err, regexp.QuoteMeta(b.name))
 				}
 				t.done(b.name, err)
 				return nil

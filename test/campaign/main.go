@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -25,7 +26,7 @@ type options struct {
 	Seeds int    `default:"50" help:"Seeds of each random campaign."`
 	First uint64 `default:"0" help:"The first seed."`
 	Only  string `default:"" enum:",model,virtual,world,bugs" help:"Run one layer: model, virtual, world or bugs."`
-	Bug   string `default:"" help:"Put in only the bugs whose name contains this."`
+	Bug   string `default:"" help:"Put in only the bugs whose name this regular expression finds."`
 }
 
 func main() {
@@ -45,13 +46,17 @@ func main() {
 // run runs the layers, and prints the table and the last line. It reports whether every promise holds and every bug
 // was caught.
 func run(ctx context.Context, o options) (bool, error) {
+	wanted, err := regexp.Compile(o.Bug)
+	if err != nil {
+		return false, err
+	}
 	shop, closeShop, err := openWorkshop(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer closeShop()
 	layers := []layer{
-		modelLayer(), virtualLayer(shop, o.Seeds, o.First), worldLayer(shop, o.Seeds, o.First), bugsLayer(shop, o.Bug),
+		modelLayer(), virtualLayer(shop, o.Seeds, o.First), worldLayer(shop, o.Seeds, o.First), bugsLayer(shop, wanted),
 	}
 	screen := newScreen()
 	var results []result
