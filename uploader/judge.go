@@ -47,6 +47,12 @@ func judge(p purpose, err error) (verdict, error) {
 	reject := func(c contracts.Code) (verdict, error) {
 		return final, &contracts.Rejection{Code: c, Err: refused(err)}
 	}
+	elsewhere := func() (verdict, error) {
+		if region := namedRegion(err, message); region != "" {
+			return final, contracts.Reject(contracts.WrongRegion, "S3 says that the bucket is in %s: %w", region, refused(err))
+		}
+		return reject(contracts.WrongRegion)
+	}
 
 	switch {
 	case errors.Is(err, errFenced):
@@ -64,6 +70,9 @@ func judge(p purpose, err error) (verdict, error) {
 		return stale, err
 	case "InvalidToken", "InvalidAccessKeyId", // IAM and STS are eventually consistent
 		"BadRequest": // what an expired token looks like to HEAD, whose answer has no body to say more
+		if namedRegion(err, "") != "" { // but for this
+			return elsewhere()
+		}
 		if p != assuming {
 			return stale, err
 		}
@@ -76,10 +85,7 @@ func judge(p purpose, err error) (verdict, error) {
 	case "NoSuchBucket":
 		return reject(contracts.BucketNotFound)
 	case "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
-		if region := namedRegion(err, message); region != "" {
-			return final, contracts.Reject(contracts.WrongRegion, "S3 says that the bucket is in %s: %w", region, refused(err))
-		}
-		return reject(contracts.WrongRegion)
+		return elsewhere()
 	case "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
 		"RequestLimitExceeded", "RequestTimeTooSkewed", "RequestExpired", "OperationAborted", "ConditionalRequestConflict", "IncompleteBody",
 		"XAmzContentSHA256Mismatch": // flipped on the way, even when it finishes: the request, not what it speaks of
@@ -102,8 +108,8 @@ func judge(p purpose, err error) (verdict, error) {
 		return final, errTaken
 	case status == http.StatusConflict, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status >= 500:
 		return again, err
-	case status == http.StatusMovedPermanently:
-		return reject(contracts.WrongRegion)
+	case status == http.StatusMovedPermanently, status == http.StatusTemporaryRedirect:
+		return elsewhere()
 	case status == http.StatusNotFound && p != assuming:
 		return final, errAbsent
 	case isDenied(code, status):
@@ -159,15 +165,23 @@ const maxSkew = 15*time.Minute - 2*time.Second
 // take: our clock is wrong or has jumped, or we slept on a request that was signed.
 func skewed(err error) bool {
 	e, ok := errors.AsType[*smithyhttp.ResponseError](err)
-	if !ok || e.Response == nil || e.Response.Response == nil || e.Response.Request == nil {
+	if !ok || e.Response == nil || e.Response.Response == nil {
 		return false
 	}
 	date, err := http.ParseTime(e.Response.Header.Get("Date"))
 	if err != nil {
 		return false
 	}
-	signed, err := time.Parse("20060102T150405Z", e.Response.Request.Header.Get("X-Amz-Date"))
+	signed, err := time.Parse("20060102T150405Z", signature(e, "X-Amz-Date"))
 	return err == nil && date.Sub(signed).Abs() >= maxSkew
+}
+
+// signature is what a header of the request said, as it was sent.
+func signature(e *smithyhttp.ResponseError, header string) string {
+	if e.Response.Request == nil {
+		return ""
+	}
+	return e.Response.Request.Header.Get(header)
 }
 
 // errorCode is the service's own name for what went wrong; empty when the service did not speak.
@@ -194,10 +208,11 @@ func errorStatus(err error) int {
 
 var expectingRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
-// namedRegion is where S3 says that the bucket is.
+// namedRegion is where S3 says that the bucket is, if that is not where we asked for it.
 func namedRegion(err error, message string) string {
-	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil {
-		if r := e.Response.Header.Get("X-Amz-Bucket-Region"); r != "" {
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil && e.Response.Response != nil {
+		r := e.Response.Header.Get("X-Amz-Bucket-Region")
+		if r != "" && !strings.Contains(signature(e, "Authorization"), "/"+r+"/s3/aws4_request") {
 			return r
 		}
 	}

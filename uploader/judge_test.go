@@ -92,6 +92,9 @@ func TestJudge(t *testing.T) {
 		{writing, answer(400, "KMS.DisabledException", ""), final, contracts.KMSDenied},
 		{listing, answer(301, "PermanentRedirect", "", "X-Amz-Bucket-Region", "eu-west-1"), final, contracts.WrongRegion},
 		{listing, answer(301, "MovedPermanently", ""), final, contracts.WrongRegion},
+		{listing, answer(307, "TemporaryRedirect", ""), final, contracts.WrongRegion},
+		{writing, answer(301, "MovedPermanently", "", "X-Amz-Bucket-Region", "eu-west-1"), final, contracts.WrongRegion}, // to HEAD
+		{writing, answer(400, "BadRequest", "", "X-Amz-Bucket-Region", "eu-west-1"), final, contracts.WrongRegion},       // to HEAD
 		{listing, answer(400, "AuthorizationHeaderMalformed", "the region 'a' is wrong; expecting 'eu-west-1'"), final, contracts.WrongRegion},
 		{writing, fmt.Errorf("get credentials: %w", refusal), final, contracts.RoleDenied},
 		{writing, fmt.Errorf("get credentials: %w", errFenced), final, errFenced},

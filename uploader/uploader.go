@@ -48,6 +48,7 @@ type Uploader struct {
 // when cfg cannot work; see [Config.Validate].
 func New(base aws.Config, cfg Config) *Uploader {
 	u := newUploader(cfg)
+	base.HTTPClient = direct(base.HTTPClient)
 	trust := &trustChecks{every: u.cfg.TrustCheck, last: map[string]time.Time{}}
 	u.open = func(ctx context.Context, a contracts.Attempt) (store, error) {
 		return openBucket(ctx, base, u.cfg, trust, a)

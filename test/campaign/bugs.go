@@ -245,6 +245,16 @@ var bugs = []bug{
 		`^TestFencedWorkerGetsNoCredentials$`,
 	},
 	{
+		"redirects followed", "uploader/uploader.go",
+		`base.HTTPClient = direct(base.HTTPClient)`, `_ = direct`,
+		`^TestRedirectIsNotFollowed$`,
+	},
+	{
+		"region not named to HEAD", "uploader/judge.go",
+		`case status == http.StatusMovedPermanently, status == http.StatusTemporaryRedirect:`, `case status == 0:`,
+		`^TestJudge$`,
+	},
+	{
 		"any endpoint", "uploader/bucket.go",
 		`!slices.Contains(list, endpoint)`, `len(list) > 1<<30 && slices.Contains(list, endpoint)`,
 		`^TestAllowedEndpoints$`,
