@@ -236,7 +236,6 @@ func (c *chaos) checkEnds() {
 		case o.Kind == contracts.Delivered:
 		case o.Kind == contracts.Cancelled && j.cancelled != never:
 		case o.Kind == contracts.Failed && gone && o.Reason.Code == contracts.UnknownTenant:
-		case o.Kind == "" && gone && c.buried(key):
 		case o.Kind == contracts.Failed && j.purged != never && o.Reason.Code == contracts.DestinationTaken:
 			// The attempts were numbered from 1 again, and found what an attempt of the lost record had
 			// completed: nobody can say whether it still goes on.

@@ -99,8 +99,9 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 	}
 }
 
-// firstSight is the record of a job that has none: new, or delivered before and forgotten since. ok is false
-// when there is to be none, and f is the message's fate.
+// firstSight is the record of a job that has none: new, or delivered before and forgotten since, or to be given up at
+// once. That goes through the record, too: another holder of the message may see the registry otherwise, and begin. ok
+// is false when there is to be no record, and f is the message's fate.
 func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Request) (r record, f fate, ok bool) {
 	now := time.Now().UTC()
 	r = record{
@@ -116,7 +117,7 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		if m.Delivered() < 2 { // the registry may lag behind the publisher
 			return r, fate{end: later, delay: min(5*time.Second, c.cfg.Observe)}, false
 		}
-		return r, c.bury(ctx, m, req.Job, rejection), false
+		return r.givenUp(rejection), fate{}, true
 	} else if err != nil {
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}
@@ -134,11 +135,10 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	// The bucket is the second witness of a commit. The record was lost; the delivery was not.
 	d, err := witness(a, manifest)
 	if err != nil {
-		code := contracts.DestinationTaken
-		if errors.Is(err, errOtherContent) {
-			code = contracts.JobConflict
+		if errors.Is(err, errOtherContent) { // it has ended, and this is no request for it
+			return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: contracts.JobConflict, Err: err}), false
 		}
-		return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: code, Err: err}), false
+		return r.givenUp(&contracts.Rejection{Code: contracts.DestinationTaken, Err: err}), fate{}, true
 	}
 	r.State, r.Delivery, r.AttemptID = committed, d, d.AttemptID
 	return r, fate{}, true
@@ -215,8 +215,13 @@ func (c *Consumer) takeOver(r record, req contracts.Request) record {
 		next.Progress = contracts.Progress{}
 		return next
 	}
-	next.State, next.Reason = failing, why.Reason()
-	return next
+	return next.givenUp(why)
+}
+
+// givenUp is r, FAILING.
+func (r record) givenUp(why *contracts.Rejection) record {
+	r.State, r.Reason = failing, why.Reason()
+	return r
 }
 
 func orNone(s string) string {

@@ -218,7 +218,7 @@ func TestBadEnds(t *testing.T) {
 			cfg:     Config{Attempts: 1000, Deadline: 5 * time.Hour},
 			outcome: contracts.Failed, dead: "acme.job deadline_exceeded",
 		},
-		"unknown tenant":  {request: contracts.Request{Version: 1, Tenant: "nobody", Job: "job", RequestedAt: time.Now()}, dead: "nobody.job unknown_tenant"},
+		"unknown tenant":  {request: contracts.Request{Version: 1, Tenant: "nobody", Job: "job", RequestedAt: time.Now()}, outcome: contracts.Failed, dead: "nobody.job unknown_tenant"},
 		"unknown version": {request: contracts.Request{Version: 2, Tenant: "acme", Job: "job", RequestedAt: time.Now()}, dead: "acme.job unsupported_version"},
 		"too old":         {request: request("job"), age: 8 * 24 * time.Hour, dead: "acme.job request_expired"},
 	} {

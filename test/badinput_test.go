@@ -508,10 +508,11 @@ func TestBadRequest(t *testing.T) {
 	f.check()
 	f.delivered("job")
 	stream, err := f.js.Stream(t.Context(), contracts.OutcomeStream)
-	if err != nil || stream.CachedInfo().State.Msgs != 1 {
+	if err != nil || stream.CachedInfo().State.Msgs != 2 { // and the one for a tenant that nobody knows
 		t.Errorf("%d outcomes, %v", stream.CachedInfo().State.Msgs, err)
 	}
-	if jobs, err := f.jobs.List(t.Context(), ""); err != nil || len(jobs) != 1 {
+	jobs, err := f.jobs.List(t.Context(), "")
+	if err != nil || len(jobs) != 2 || jobs[0].Tenant != "nobody" || jobs[0].State != "failed" {
 		t.Errorf("jobs: %+v, %v", jobs, err)
 	}
 }
