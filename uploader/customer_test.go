@@ -227,29 +227,6 @@ func (c *customer) whole() {
 	c.behaved()
 }
 
-// behaved checks every request that was sent to the bucket under the customer's role.
-func (c *customer) behaved() {
-	c.t.Helper()
-	for _, call := range c.calls() {
-		if !strings.Contains(call.Principal, ":assumed-role/") {
-			continue // the test itself
-		}
-		where := call.Key
-		if where == "" {
-			where = call.Query.Get("prefix")
-		}
-		if !strings.HasPrefix(where, c.attempt.Prefix()) {
-			c.t.Errorf("%s outside the job's folder: %q", call.Operation, where)
-		}
-		if !call.SessionPolicy {
-			c.t.Errorf("%s without a session policy", call.Operation)
-		}
-		if got := call.Header.Get("X-Amz-Expected-Bucket-Owner"); got != c.to().Account() {
-			c.t.Errorf("%s expects owner %q", call.Operation, got)
-		}
-	}
-}
-
 // eventually polls, because what is waited for has no event.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()

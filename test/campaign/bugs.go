@@ -230,6 +230,21 @@ var bugs = []bug{
 		`^TestSessionPolicyAllowsOneFolder$`,
 	},
 	{
+		"session policy of the whole bucket", "uploader/role.go",
+		`bucket + "/" + prefix + "*", nil`, `bucket + "/*", nil`,
+		`^TestConduct$`,
+	},
+	{
+		"lists of the whole bucket", "uploader/role.go",
+		`bucket, below("StringLike")},`, `bucket, nil},`,
+		`^TestConduct$`,
+	},
+	{
+		"external ID told to S3", "uploader/bucket.go",
+		`map[string]string{metaJob: b.attempt.Prefix(), `, `map[string]string{"for": b.to.ExternalID, metaJob: b.attempt.Prefix(), `,
+		`^TestConduct$`,
+	},
+	{
 		"bucket's owner not named", "uploader/bucket.go",
 		`owner: aws.String(d.Account())}`, `owner: nil}`,
 		`^TestDeliverToBucket$`,
