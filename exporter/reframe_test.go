@@ -18,7 +18,8 @@ func message(kind byte, body []byte) []byte {
 	return append(b, body...)
 }
 
-// messages cuts a stream, and joins CopyData that follows CopyData, which is all that reframe may change.
+// messages cuts a stream, joins CopyData that follows CopyData, and drops what holds no byte, which is all that reframe
+// may change.
 func messages(t *testing.T, stream []byte) (out [][]byte, largest int) {
 	for len(stream) > 0 {
 		n := 1 + int(binary.BigEndian.Uint32(stream[1:5]))
@@ -26,6 +27,9 @@ func messages(t *testing.T, stream []byte) (out [][]byte, largest int) {
 		stream = stream[n:]
 		if m[0] == copyData {
 			largest = max(largest, n)
+			if n == headBytes {
+				continue
+			}
 			if len(out) > 0 && out[len(out)-1][0] == copyData {
 				out[len(out)-1] = append(out[len(out)-1], m[5:]...)
 				continue
