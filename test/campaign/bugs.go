@@ -201,12 +201,12 @@ var bugs = []bug{
 	},
 	{
 		"only known uploads aborted", "uploader/uploader.go",
-		`return errors.Join(append(errs, abortListed(ctx, s))...)`, `return errors.Join(errs...)`,
+		`return errors.Join(append(errs, abortListed(ctx, s, nil))...)`, `return errors.Join(errs...)`,
 		`^TestEveryRequestMayFail$/CreateMultipartUpload`,
 	},
 	{
 		"older attempts' uploads kept", "uploader/preflight.go",
-		`if err := abortListed(ctx, b); err != nil {`, `if err := error(nil); err != nil {`,
+		`if err := abortListed(ctx, b, keep); err != nil {`, `if err := error(nil); err != nil {`,
 		`^TestBeginAbortsWhatOlderAttemptsLeft$`,
 	},
 	{
@@ -286,13 +286,55 @@ var bugs = []bug{
 	},
 	{
 		"member without padding", "uploader/tar.go",
-		`v.Write(zeros[:padding(body.n)])`, `v.Write(zeros[:0])`,
+		`v.Write(zeros[:end-v.size])`, `v.Write(zeros[:0])`,
 		`^TestSizesAroundEveryBorder$`,
 	},
 	{
 		"short member believed", "uploader/tar.go",
 		`case m.Size >= 0 && body.n != m.Size:`, `case m.Size >= 0 && body.n > m.Size:`,
 		`^TestMembersThatLie$`,
+	},
+
+	// Going on where another worker stopped.
+	{
+		"attempt begun anew, whatever is kept", "cmd/snapfleet/deliver.go",
+		`case len(kept) == 0:`, `case len(kept) >= 0:`,
+		`./test ^TestTablesFinishWithinTheGracePeriod$`,
+	},
+	{
+		"kept parts believed unseen", "uploader/resume.go",
+		`if !there || a.size != p.size ||`, `if false && !there ||`,
+		`^TestResumeWhatIsGone$`,
+	},
+	{
+		"parts kept that are under way", "uploader/trail.go",
+		`for n < len(t.parts) && t.parts[n].there.Load() {`, `for n < len(t.parts) {`,
+		`^TestResumeAgainAndAgain$`,
+	},
+	{
+		"digest begun again within a file", "uploader/resume.go",
+		`if at.Offset > 0 {`, `if at.Offset < 0 {`,
+		`^TestResumeAtEveryPart$`,
+	},
+	{
+		"own uploads aborted", "uploader/uploader.go",
+		`if !slices.ContainsFunc(keep, `, `if keep == nil || true || !slices.ContainsFunc(keep, `,
+		`^TestResumeKeepsItsOwn$`,
+	},
+	{
+		"stopped worker keeps nothing", "uploader/archive.go",
+		`p.trail.close(ctx)`, `_ = p.trail.close`,
+		`^TestCheckpointThatFails$`,
+	},
+	{
+		"kept gap forgotten", "exporter/resume.go",
+		`f.gap = g.Reason`, `f.gap = ""`,
+		`^TestResumedWithGaps$`,
+	},
+	{
+		"kept sources not held against the allowed ones", "exporter/resume.go",
+		`return s.checkAttachments() //`, `_ = s.checkAttachments(); return nil //`,
+		`^TestResumeRefuses$`,
 	},
 
 	// The database.
