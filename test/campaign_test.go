@@ -126,7 +126,7 @@ type trial struct {
 	// loose: not every blow has to be struck, because another one may have changed the course.
 	loose bool
 	// scene, where there are no blows, disturbs what submit has begun.
-	scene func(ctx context.Context, l *lane, submit func()) error
+	scene func(ctx context.Context, l *lane, job string, submit func()) error
 	rows  *int64 // of the table victim, after a scene
 }
 

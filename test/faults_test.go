@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -31,17 +32,19 @@ type moment struct {
 // says makes what chooses a message of a job. It may remember what it has been asked about.
 type says func(l *lane, job string) func(world.Message) bool
 
-func (m moment) match(l *lane) func(bucket.Call) bool {
+// match chooses a request to a store that is made for a job: the janitor makes others, for jobs that have ended.
+func (m moment) match(l *lane, job string) func(bucket.Call) bool {
+	folder := contracts.JobPrefix(l.tenant, job)
 	return func(c bucket.Call) bool {
 		switch {
 		case c.Operation != m.operation:
 			return false
 		case m.operation == "AssumeRole":
-			return c.Query.Get("RoleArn") == l.role && c.Query.Get("RoleSessionName") != "snapshot-trust-check"
+			return c.Query.Get("RoleArn") == l.role && c.Query.Get("RoleSessionName") == "snapshot-"+job
 		case m.source:
 			return c.Bucket == l.source && c.Principal == worker.ARN
 		}
-		return c.Bucket == l.bucket && strings.Contains(c.Principal, ":assumed-role/")
+		return c.Bucket == l.bucket && strings.Contains(c.Principal, ":assumed-role/") && strings.HasPrefix(cmp.Or(c.Key, c.Query.Get("prefix")), folder)
 	}
 }
 

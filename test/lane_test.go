@@ -211,12 +211,12 @@ func (l *lane) deliver(ctx context.Context, job string, c trial) (broken []error
 	for _, b := range c.all() {
 		if b.at.slow {
 			look := moment{operation: "ListObjectsV2"}
-			defer cloud.Inject(bucket.Fault{Match: look.match(l), Times: 1, Delay: 5 * heartbeat}).Remove()
+			defer cloud.Inject(bucket.Fault{Match: look.match(l, job), Times: 1, Delay: 5 * heartbeat}).Remove()
 		}
 		blows = append(blows, l.strike(ctx, job, b, c.loose))
 	}
 	if c.scene != nil {
-		if err := c.scene(ctx, l, submit); err != nil {
+		if err := c.scene(ctx, l, job, submit); err != nil {
 			broken = append(broken, err)
 		}
 	} else {

@@ -25,9 +25,9 @@ func scenes() (all []trial) {
 		{"drop", "DROP TABLE {s}.victim", absent},
 		{"attach-partition", "ALTER TABLE {s}.parted ATTACH PARTITION {s}.parted_2 FOR VALUES IN (2)", 1000},
 	} {
-		during := func(open bool) func(context.Context, *lane, func()) error {
-			return func(ctx context.Context, l *lane, submit func()) error {
-				return l.alter(ctx, strings.ReplaceAll(ddl.sql, "{s}", quoted(l.tenant)), open, submit)
+		during := func(open bool) func(context.Context, *lane, string, func()) error {
+			return func(ctx context.Context, l *lane, job string, submit func()) error {
+				return l.alter(ctx, strings.ReplaceAll(ddl.sql, "{s}", quoted(l.tenant)), open, job, submit)
 			}
 		}
 		all = append(all,
@@ -38,7 +38,7 @@ func scenes() (all []trial) {
 }
 
 // alter changes the schema in a transaction that the exporter has to wait for, or after it has locked the tables.
-func (l *lane) alter(ctx context.Context, ddl string, open bool, submit func()) (err error) {
+func (l *lane) alter(ctx context.Context, ddl string, open bool, job string, submit func()) (err error) {
 	conn, err := pgx.Connect(ctx, l.database)
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (l *lane) alter(ctx context.Context, ddl string, open bool, submit func()) 
 	}
 	hold := make(chan struct{})
 	at := moment{operation: create}
-	fault := cloud.Inject(bucket.Fault{Match: at.match(l), Skip: 1, Times: 1, Hold: hold})
+	fault := cloud.Inject(bucket.Fault{Match: at.match(l, job), Skip: 1, Times: 1, Hold: hold})
 	defer fault.Remove()
 	submit()
 	select {

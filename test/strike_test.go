@@ -31,7 +31,7 @@ func (l *lane) place(job string, b blow, hold <-chan struct{}) placed {
 		fault.Times, fault.Hold = 1, hold
 	}
 	if b.at.says == nil {
-		fault.Match, fault.Skip = b.at.match(l), b.at.skip
+		fault.Match, fault.Skip = b.at.match(l, job), b.at.skip
 		i := cloud.Inject(fault)
 		return placed{i.Reached, i.Hits, func() string { return "" }, i.Remove}
 	}

@@ -191,7 +191,7 @@ func (w *witness) acknowledged(ctx context.Context, subject string) error {
 }
 
 // statements are all that may be said to PostgreSQL (I8), each as it begins. What is prepared has a name before it.
-var statements = regexp.MustCompile(`^(\w*\x00)?\s*(BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY|SET |SHOW |LOCK TABLE [^;]* IN ACCESS SHARE MODE|SELECT |COPY \(SELECT [^;]*\) TO STDOUT|COMMIT|ROLLBACK|SAVEPOINT |RELEASE |DEALLOCATE|;|-- )`)
+var statements = regexp.MustCompile(`^(\w*\x00)?\s*(BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY|SET |SHOW |LOCK TABLE [^;]* IN ACCESS SHARE MODE|SELECT |WITH |COPY \(SELECT [^;]*\) TO STDOUT|COMMIT|ROLLBACK|SAVEPOINT |RELEASE |DEALLOCATE|;|-- )`)
 
 // allowed reports whether every statement of a message is one of them, and writes nothing.
 func allowed(sql string) bool {
