@@ -74,8 +74,8 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 				return nil, fate{end: later, delay: c.cfg.Observe - age + rand.N(c.cfg.Heartbeat)}
 			}
 			next = c.takeOver(r, req)
-		case !r.Cancel && time.Until(r.NotBefore) > 0:
-			return nil, fate{end: later, delay: time.Until(r.NotBefore)}
+		case !r.Cancel && c.early(key, rev, r) > 0:
+			return nil, fate{end: later, delay: c.early(key, rev, r)}
 		default:
 			next = c.takeOver(r, req)
 		}
@@ -97,6 +97,12 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 			return nil, c.postpone(err, c.cfg.RetryBase)
 		}
 	}
+}
+
+// early is how long r, at that revision, is not to be touched. NotBefore is of another host's clock, which may be days
+// ahead: no delay is longer than the longest there is, by our own.
+func (c *Consumer) early(key string, rev uint64, r record) time.Duration {
+	return min(time.Until(r.NotBefore), max(c.cfg.RetryMax, signatureLife)-c.seen.unchanged(key, rev))
 }
 
 // firstSight is the record of a job that has none: new, or delivered before and forgotten since, or to be given up at

@@ -280,8 +280,6 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 			return fate{end: left}, true
 		}
 		return fate{}, false
-	case release:
-		v.delay = 0
 	case retry:
 		if r.State == running && !r.resumable() {
 			c.tidy(ctx, l, r)
@@ -293,6 +291,8 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 		if v.act != release {
 			r.Errors++
 			r.Vain++
+		}
+		if v.delay > 0 {
 			r.NotBefore = time.Now().Add(v.delay).UTC()
 		}
 		if v.act == restart {

@@ -56,7 +56,7 @@ func (o *observations) forget(age time.Duration) {
 // not seen to change is still compared with the one read at the claim, and swapped.
 func (c *Consumer) observe(ctx context.Context) {
 	for ctx.Err() == nil {
-		c.seen.forget(10 * c.cfg.Observe)
+		c.seen.forget(max(10*c.cfg.Observe, 2*c.cfg.RetryMax, 2*signatureLife))
 		c.crowd.forget()
 		round, cancel := context.WithTimeout(ctx, 5*c.cfg.Observe)
 		err := c.records.Changes(round, recordKeys, func(key string, revision uint64) {

@@ -37,6 +37,10 @@ type LostUpload interface{ LostUpload() bool }
 // then wait in the queue, while one tries.
 type Unreachable interface{ Unreachable() bool }
 
+// Busy is the behaviour of an error of Prepare that says: the source serves as many of us as it may. Nobody is to
+// blame; the job waits in the queue.
+type Busy interface{ Busy() bool }
+
 // Journal is where an attempt in progress writes what its successor, or a watcher, needs to know.
 type Journal interface {
 	// Upload records an upload. Only when it has returned nil may the first part leave.

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -492,4 +493,82 @@ func TestEndedJobIsNotBegunAgain(t *testing.T) {
 			t.Errorf("outcome %q, dead letters %q", w.outcome("job"), w.dead)
 		}
 	})
+}
+
+func TestClockOfAnotherWorkerIsDaysAhead(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *memory) {
+		fails := 0
+		w.node("w1").employ(exports{part: time.Second, reject: func(contracts.Attempt) error {
+			if fails++; fails == 1 {
+				return errors.New("once")
+			}
+			return nil
+		}}, Config{})
+		w.publish(request("job"))
+		within(t, w, time.Minute, "failed once", func() bool { return w.record("acme", "job").Errors == 1 })
+		w.change("the record says: in ten days", func() {
+			r := w.recordAt("acme.job")
+			r.NotBefore = time.Now().Add(240 * time.Hour)
+			w.cells["acme.job"] = cell{must(json.Marshal(r)), w.cells["acme.job"].revision}
+		})
+		within(t, w, 70*time.Minute, "settled", w.settled)
+		if got := w.outcome("job"); got != contracts.Delivered {
+			t.Errorf("outcome %q", got)
+		}
+	})
+}
+
+type busy struct{ error }
+
+func (busy) Busy() bool { return true }
+
+func TestBusySourceIsWaitedForWithoutBlame(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *memory) {
+		free := time.Now().Add(time.Hour)
+		w.node("w1").employ(exports{part: time.Second, reject: func(contracts.Attempt) error {
+			if time.Now().Before(free) {
+				return busy{errors.New("every place is taken")}
+			}
+			return nil
+		}}, Config{Attempts: 2})
+		w.publish(request("job"))
+		within(t, w, 62*time.Minute, "settled", w.settled)
+		if r := w.record("acme", "job"); w.outcome("job") != contracts.Delivered || r.Errors != 0 || r.Attempt > 240 {
+			t.Errorf("outcome %q: %+v", w.outcome("job"), r)
+		}
+	})
+}
+
+func TestReleasesSideBySide(t *testing.T) {
+	// Workers of the next release have written a record that we do not know: we leave it, and they end it.
+	for name, change := range map[string]func(*record){
+		"version": func(r *record) { r.Version++ },
+		"state":   func(r *record) { r.State = "polishing" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, w *memory) {
+				w.publish(request("job"))
+				r := record{Version: recordVersion, State: running, Request: request("job"), Digest: request("job").Digest(), Attempt: 1, Deadline: time.Now().Add(100 * time.Hour)}
+				theirs := r
+				change(&theirs)
+				w.change("the next release has begun the job", func() {
+					w.revision++
+					w.cells["acme.job"] = cell{must(json.Marshal(theirs)), w.revision}
+				})
+				w.node("ours").employ(exports{part: time.Second}, Config{})
+				time.Sleep(12 * time.Hour)
+				if w.settled() || w.record("acme", "job").Epoch != 0 {
+					t.Fatalf("touched: %+v", w.record("acme", "job"))
+				}
+				w.change("and given it back in our words", func() {
+					w.revision++
+					w.cells["acme.job"] = cell{must(json.Marshal(r)), w.revision}
+				})
+				within(t, w, 10*time.Minute, "settled", w.settled)
+				if got := w.outcome("job"); got != contracts.Delivered {
+					t.Errorf("outcome %q", got)
+				}
+			})
+		})
+	}
 }

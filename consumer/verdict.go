@@ -28,7 +28,7 @@ type act int
 
 const (
 	letGo   act = iota // touch nothing: another worker owns the job
-	release            // give it back without blame, at once
+	release            // give it back without blame, for somebody else at once or for anybody after a delay
 	retry              // try again after a delay
 	restart            // an upload is lost: RUNNING, again, with a new attempt after a delay
 	giveUp             // FAILING
@@ -50,12 +50,15 @@ const signatureLife = 20 * time.Minute
 // job's record as it was when the error happened, of the settings, and of the wall clock.
 func judge(err error, r record, cfg Config, now time.Time) verdict {
 	var lost LostUpload
+	var busy Busy
 	rejection, rejected := contracts.AsRejection(err)
 	switch {
 	case errors.Is(err, ErrLeaseLost), errors.Is(err, errSwapped):
 		return verdict{act: letGo}
 	case errors.Is(err, ErrShutdown):
 		return verdict{act: release}
+	case errors.As(err, &busy) && busy.Busy():
+		return verdict{act: release, delay: cfg.RetryBase/2 + rand.N(cfg.RetryBase)}
 	case r.State == running && rejected:
 		return verdict{act: giveUp, reason: inContext(err, rejection)}
 	case r.State.visible() && rejected && rejection.Code == contracts.DestinationTaken:
