@@ -94,6 +94,11 @@ type place struct {
 	history uint8
 }
 
+// kept is for how long an end is remembered. A record that is worked on is written every few seconds, and one that
+// waits every hour, so only what has ended gets that old. Nothing is begun again by forgetting it: a request is refused
+// long before it is that old.
+const kept = 400 * 24 * time.Hour
+
 // plan is everything that snapfleet keeps in JetStream.
 func plan() []place {
 	return []place{
@@ -106,13 +111,15 @@ func plan() []place {
 			Name: contracts.OutcomeStream, Subjects: []string{contracts.OutcomeSubjects}, Description: "how each snapshot job ended, written once",
 			// The second outcome of a job is refused by the server, whoever publishes it.
 			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, DenyDelete: true, DenyPurge: true,
-			Storage: jetstream.FileStorage, MaxAge: 400 * 24 * time.Hour, Duplicates: 2 * time.Minute,
+			Storage: jetstream.FileStorage, MaxAge: kept, Duplicates: 2 * time.Minute,
 		}},
 		{stream: jetstream.StreamConfig{
 			Name: contracts.DeadStream, Subjects: []string{contracts.DeadSubjects}, Description: "requests that were given up, with the reason",
 			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 24 * time.Hour,
 		}},
-		{bucket: contracts.JobBucket, history: 5, stream: jetstream.StreamConfig{Name: "KV_" + contracts.JobBucket, Description: "the record of each snapshot job"}},
+		{bucket: contracts.JobBucket, history: 5, stream: jetstream.StreamConfig{
+			Name: "KV_" + contracts.JobBucket, Description: "the record of each snapshot job", MaxAge: kept,
+		}},
 		{bucket: contracts.TenantBucket, history: 10, stream: jetstream.StreamConfig{Name: "KV_" + contracts.TenantBucket, Description: "the registry of tenants"}},
 	}
 }
@@ -137,7 +144,7 @@ func (p place) ensure(ctx context.Context, js jetstream.JetStream) (created bool
 		return false, fmt.Errorf("%s: %w", p.what(), err)
 	case p.bucket != "":
 		_, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: p.bucket, Description: p.stream.Description, History: p.history, Storage: jetstream.FileStorage, Replicas: p.stream.Replicas,
+			Bucket: p.bucket, Description: p.stream.Description, History: p.history, TTL: p.stream.MaxAge, Storage: jetstream.FileStorage, Replicas: p.stream.Replicas,
 		})
 	default:
 		_, err = js.CreateStream(ctx, p.stream)
@@ -154,7 +161,7 @@ func (p place) compare(have jetstream.StreamConfig) error {
 	if p.bucket != "" {
 		return errors.Join(
 			differs(p.what(), "history", have.MaxMsgsPerSubject, int64(p.history)),
-			differs(p.what(), "ttl", have.MaxAge, time.Duration(0)),
+			differs(p.what(), "ttl", have.MaxAge, want.MaxAge),
 			differs(p.what(), "storage", have.Storage, jetstream.FileStorage),
 			differs(p.what(), "max_bytes", have.MaxBytes, int64(-1)),
 		)
