@@ -109,7 +109,7 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 	if err == nil {
 		return nil
 	}
-	gone := errors.Is(err, errGone)
+	why, gone := err, errors.Is(err, errGone)
 	if !gone && !errors.Is(err, errTaken) {
 		return fmt.Errorf("complete %s: %w", u.Name, err)
 	}
@@ -118,7 +118,7 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 	case err != nil:
 		return fmt.Errorf("look at %s: %w", u.Name, err)
 	case found == nil && gone:
-		return fmt.Errorf("complete %s: %w", u.Name, ErrUploadLost)
+		return fmt.Errorf("complete %s: %w: %w", u.Name, ErrUploadLost, why)
 	case found == nil: // it is being taken away under our eyes; the upload is still there
 		return fmt.Errorf("complete %s: an object of that name was there and is gone", u.Name)
 	case c.same(found, u): // an earlier call took effect, and its answer was lost
@@ -179,7 +179,7 @@ func attemptNumber(id string) int {
 	return n
 }
 
-// A volume is absent when it was not there five times, at 0, 0.1, 0.3, 0.7 and 1.5 seconds.
+// An object is absent when it was not there five times, at 0, 0.1, 0.3, 0.7 and 1.5 seconds.
 const (
 	looks     = 5
 	firstWait = 100 * time.Millisecond
@@ -187,16 +187,24 @@ const (
 
 // look is stat, but does not believe in an absence at once: that a volume is lost costs a whole attempt,
 // and some stores replace an object by removing it first, while another worker completes the same upload.
-func (c commit) look(ctx context.Context, name string) (*stored, error) {
+func (c commit) look(ctx context.Context, name string) (found *stored, err error) {
+	err = insist(ctx, func() (bool, error) {
+		found, err = c.store.stat(ctx, name)
+		return found != nil, err
+	})
+	return found, err
+}
+
+// insist asks until it is there, or was absent often enough.
+func insist(ctx context.Context, ask func() (there bool, err error)) error {
 	for n, wait := 1, firstWait; ; n, wait = n+1, 2*wait {
-		found, err := c.store.stat(ctx, name)
-		if found != nil || err != nil || n == looks {
-			return found, err
+		if there, err := ask(); there || err != nil || n == looks {
+			return err
 		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -236,7 +244,11 @@ func (c commit) sweep(ctx context.Context) error {
 
 // sameManifest is asked when there is a manifest already.
 func (c commit) sameManifest(ctx context.Context) error {
-	there, err := c.store.read(ctx, contracts.ManifestName)
+	var there []byte
+	err := insist(ctx, func() (_ bool, err error) {
+		there, err = c.store.read(ctx, contracts.ManifestName)
+		return there != nil, err
+	})
 	switch {
 	case err != nil:
 		return err

@@ -224,3 +224,104 @@ func TestTwoWorkersCommitAtOnce(t *testing.T) {
 	}
 	c.whole()
 }
+
+// A store that is not read-after-write for a moment: a volume that was completed is not seen at first, whatever the
+// store answered to the Complete. That is no reason to think it lost, which would cost the whole attempt.
+func TestCompletedVolumeIsNotSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	lost := testbucket.Fault{Apply: true, Reply: testbucket.Reply{Lost: true}}
+	then := func(status int, code string) testbucket.Fault {
+		return testbucket.Fault{Reply: testbucket.Reply{Status: status, Code: code}}
+	}
+	for name, answers := range map[string][]testbucket.Fault{
+		"the answer came":          nil,
+		"lost, then 412":           {lost, then(412, "PreconditionFailed")},
+		"lost, then NoSuchUpload":  {lost, then(404, "NoSuchUpload")},
+		"lost, then InvalidPart":   {lost, then(400, "InvalidPart")},
+		"lost, then conflict, 412": {lost, then(409, "ConditionalRequestConflict"), then(412, "PreconditionFailed")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCustomer(t)
+			r := c.prepareSmall()
+			one := func(call testbucket.Call) bool { return strings.Contains(call.Key, "snapshot_tables") }
+			for _, f := range answers {
+				f.Match, f.Times = one, 1
+				c.inject("CompleteMultipartUpload", f)
+			}
+			unseen := c.inject("HeadObject", testbucket.Fault{Match: one, Times: 3, Reply: testbucket.Reply{Status: 404, Code: "NotFound"}})
+			if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+				t.Fatal(err)
+			}
+			if unseen.Hits() != 3 {
+				t.Errorf("it was not seen %d times", unseen.Hits())
+			}
+			c.whole()
+		})
+	}
+}
+
+// A look that is refused says nothing about the volume: the next commit finds it.
+func TestLookIsRefused(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	r := c.prepareSmall()
+	refused := c.inject("HeadObject", testbucket.Fault{Times: 2, Reply: testbucket.Reply{Status: 403, Code: "AccessDenied"}})
+	err := c.uploader().Commit(t.Context(), c.attempt, r)
+	if j, ok := contracts.AsRejection(err); !ok || j.Code != contracts.WriteDenied || errors.Is(err, ErrUploadLost) {
+		t.Fatalf("got %v", err)
+	}
+	refused.Remove()
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
+}
+
+// A manifest whose answer was lost, and which is not seen for a moment: neither lost nor anybody else's.
+func TestManifestIsNotSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	r := c.prepareSmall()
+	c.inject("PutObject", testbucket.Fault{Times: 1, Apply: true, Reply: testbucket.Reply{Lost: true}})
+	unseen := c.inject("GetObject", testbucket.Fault{Match: manifest, Times: 1, Reply: testbucket.Reply{Status: 404, Code: "NoSuchKey"}})
+	err := c.uploader().Commit(t.Context(), c.attempt, r)
+	if unseen.Hits() != 1 {
+		t.Fatal("nobody looked")
+	}
+	if err != nil {
+		t.Errorf("it stands: %v", err)
+	}
+	c.whole()
+}
+
+// S3's rule for parts with checksums: numbered 1, 2, 3 ... And its rule for their size.
+func TestPartsAsS3WantsThem(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	if err := c.uploader().Commit(t.Context(), c.attempt, c.prepare()); err != nil {
+		t.Fatal(err)
+	}
+	parts := map[string][]int{}
+	for _, call := range c.calls("UploadPart") {
+		if volumes(call) {
+			parts[call.Key] = append(parts[call.Key], call.Part)
+		}
+	}
+	for key, numbers := range parts {
+		slices.Sort(numbers)
+		for i, n := range numbers {
+			if n != i+1 {
+				t.Errorf("%s has parts %v", key, numbers)
+				break
+			}
+		}
+	}
+
+	c = newCustomer(t)
+	c.cfg.PartBytes = mib // S3 finds out at the end, and whoever set it reads why
+	err := c.uploader().Commit(t.Context(), c.attempt, c.prepare())
+	if !errors.Is(err, ErrUploadLost) || !strings.Contains(err.Error(), "EntityTooSmall") || slices.Contains(c.keys(), c.attempt.Prefix()+contracts.ManifestName) {
+		t.Errorf("got %v, %q", err, c.keys())
+	}
+}

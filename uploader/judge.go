@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -94,12 +95,12 @@ func judge(p purpose, err error) (verdict, error) {
 		if p == finishing {
 			// What we uploaded is not there in full any more: as good as gone, and the caller looks at
 			// what is visible before it believes that.
-			return final, errGone
+			return final, fmt.Errorf("%w: %w", errGone, refused(err))
 		}
 		return again, err // flipped on the way
 	case "InvalidRequest":
 		if p == finishing { // the upload is not the one that we began: somebody aborted it while a part was under way
-			return final, errGone
+			return final, fmt.Errorf("%w: %w", errGone, refused(err))
 		}
 	}
 

@@ -200,6 +200,11 @@ var bugs = []bug{
 		`^TestJudge$`,
 	},
 	{
+		"manifest's absence believed at once", "uploader/commit.go",
+		"		there, err = c.store.read(ctx, contracts.ManifestName)\n		return there != nil, err", "		there, err = c.store.read(ctx, contracts.ManifestName)\n		return true, err",
+		`^TestManifestIsNotSeenAtOnce$`,
+	},
+	{
 		"only known uploads aborted", "uploader/uploader.go",
 		`return errors.Join(append(errs, abortListed(ctx, s, nil))...)`, `return errors.Join(errs...)`,
 		`^TestEveryRequestMayFail$/CreateMultipartUpload`,
