@@ -13,12 +13,14 @@
 //   - A missing key is 404 only to those who may list the bucket, and 403 to everybody else. For that
 //     question the key stands as s3:prefix (ceph/ceph#68577 matched the same behaviour).
 //   - Session tokens: unguessable, compared in constant time, ExpiredToken after their time.
+//   - A signature lives for 15 minutes, whatever it signs, and that is judged as the request arrives.
 //   - x-amz-expected-bucket-owner, checksums in headers and trailers, If-None-Match, part sizes.
 //   - Where parts carry checksums, the part numbers of CompleteMultipartUpload are 1, 2, 3 ...
 //
 // It does not know SSE-KMS keys (the header is accepted and dropped), lifecycle rules, permissions
 // boundaries, service control policies or more than one region.
 //
-// [Server.Inject] disturbs requests: refused, applied but the reply lost, delayed, held, cut. [Server.Calls]
-// tells what was asked, by whom. A [Server] is safe for concurrent use.
+// [Server.Inject] disturbs requests: refused, applied but the reply lost, delayed, held, cut, a bit flipped on its
+// way in or out. [Server.Rot] flips one at rest, and [Server.OpenFront] opens an entrance whose clock is off.
+// [Server.Calls] tells what was asked, by whom, and what that session could have asked. A [Server] is safe for concurrent use.
 package bucket
