@@ -32,12 +32,17 @@ const (
 	lockNotAvailable      = "55P03"
 	outOfMemory           = "53200"
 	tooManyConnections    = "53300"
+	serializationFailure  = "40001"
 	undefinedDatabase     = "3D000"
 	dataCorrupted         = "XX001"
 	indexCorrupted        = "XX002"
 	badEncoding           = "22021"
 	untranslatable        = "22P05"
 )
+
+// standbyRemedy is for whoever runs a standby that has no patience with those who read it.
+const standbyRemedy = "a standby ends whoever is in the way of what its primary did to these rows or tables; " +
+	"to mend it: raise max_standby_streaming_delay on the standby, or set hot_standby_feedback = on there"
 
 // serverError is what may be told of an error of the server: never its detail, context or hint, which quote
 // rows, and its message only where that cannot.
@@ -75,6 +80,8 @@ func failed(ctx context.Context, err error, format string, args ...any) error {
 	switch code := sqlstate(err); {
 	case code == tooManyConnections:
 		return busy{err}
+	case code == serializationFailure: // who only reads, and not SERIALIZABLE, meets it on a standby alone
+		return fmt.Errorf("%w: %s", err, standbyRemedy)
 	case strings.HasPrefix(code, "28"), code == undefinedDatabase:
 		return &contracts.Rejection{Code: contracts.DatabaseDenied, Err: err}
 	case code == dataCorrupted, code == indexCorrupted, code == badEncoding, code == untranslatable:

@@ -73,8 +73,14 @@ type tenant struct {
 
 func newTenant(t testing.TB, ddl ...string) *tenant {
 	t.Helper()
+	return newTenantIn(t, postgres, ddl...)
+}
+
+// newTenantIn is newTenant in a server of the test's own.
+func newTenantIn(t testing.TB, server *world.Postgres, ddl ...string) *tenant {
+	t.Helper()
 	digest := sha256.Sum256([]byte(t.Name()))
-	url, err := postgres.CreateDatabase(t.Context(), "t"+hex.EncodeToString(digest[:8]))
+	url, err := server.CreateDatabase(t.Context(), "t"+hex.EncodeToString(digest[:8]))
 	must(t, err)
 	db, err := pgx.ParseConfig(url)
 	must(t, err)

@@ -139,7 +139,7 @@ func (s *Snapshot) readTables() (*ahead[chunk, copied], error) {
 		if err != nil {
 			return nil, err
 		}
-		readers[i] = &reader{conn: conn, deflate: d}
+		readers[i] = &reader{conn: conn, deflate: d, standby: s.taken.Standby}
 	}
 	pieces := lookAhead(s.ctx, len(readers), s.exporter.cfg.Window, chunks,
 		func(ctx context.Context, worker int, c chunk, w io.Writer) (copied, error) {

@@ -171,6 +171,7 @@ type copied struct {
 type reader struct {
 	conn    *pgx.Conn
 	deflate *deflater
+	standby bool
 }
 
 // copy writes the chunk to w as deflate blocks that end on a byte.
@@ -178,7 +179,12 @@ func (r *reader) copy(ctx context.Context, c chunk, w io.Writer) (done copied, e
 	r.deflate.reset(w)
 	tag, err := r.conn.PgConn().CopyTo(ctx, r.deflate, c.sql())
 	if err != nil {
-		return done, failed(ctx, err, "copy table %q", c.table.Name)
+		silent := sqlstate(err) == "" && ctx.Err() == nil
+		err = failed(ctx, err, "copy table %q", c.table.Name)
+		if r.standby && silent { // who is ended while it waits for us to read cannot say why
+			err = fmt.Errorf("%w: perhaps %s", err, standbyRemedy)
+		}
+		return done, err
 	}
 	done.rows = tag.RowsAffected()
 	if done.sum, err = r.deflate.end(); err != nil {
