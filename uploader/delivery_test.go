@@ -75,6 +75,13 @@ func (j *journal) Progress(f func(*contracts.Progress)) {
 	f(&j.progress)
 }
 
+// fail makes every record fail, or none.
+func (j *journal) fail(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.refuse = err
+}
+
 // noise is n bytes that depend on the seed only.
 func noise(seed uint64, n int) []byte {
 	b := make([]byte, n)

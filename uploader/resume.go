@@ -9,6 +9,8 @@ import (
 	"hash"
 	"strings"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
@@ -147,6 +149,7 @@ func (p *packer) reopen(begun []*volume) {
 			p.unsaid += v.begun.Offset
 		}
 		ctx, span := p.startVolume(v.upload.Name)
+		span.SetAttributes(attribute.Int("snapfleet.parts.resumed", len(v.parts)))
 		p.open(ctx, span, v)
 	}
 	p.journal.Progress(func(g *contracts.Progress) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,145 +20,6 @@ import (
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
-
-// album is a delivery of two tables and some attachments, which can be gone on with.
-type album struct {
-	t     *testing.T
-	sizes []int
-	names []string // of members; nil: short ones
-	gone  map[int]bool
-
-	mu   sync.Mutex
-	read int64  // bytes of attachments that were written
-	died func() // is called before a worker dies
-}
-
-// settle makes a worker that dies do so when every full part is kept.
-func (a *album) settle(j *journal, partBytes int) {
-	kept := func() (size int64) {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		c, _ := contracts.JoinCheckpoints(attempt(0).ID, j.kept)
-		for _, v := range c.Volumes {
-			if v.Kind == contracts.Attachments {
-				size += v.Upload.Size
-			}
-		}
-		return size
-	}
-	before := kept()
-	a.read = 0
-	a.died = func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for end := time.Now().Add(30 * time.Second); kept() <= before+a.read-int64(partBytes); <-tick.C {
-			if time.Now().After(end) {
-				a.t.Error("not every part is kept")
-				return
-			}
-		}
-	}
-}
-
-func (a *album) name(i int) string {
-	if a.names != nil {
-		return a.names[i]
-	}
-	return contracts.AttachmentFile(a.id(i), "f")
-}
-
-func (a *album) id(i int) string { return fmt.Sprintf("%04d", i) }
-
-func (a *album) manifest() (contracts.Manifest, contracts.Archive) {
-	list, rows := tables(3, 200)
-	m := contracts.Manifest{Tables: list}
-	for i := range a.sizes {
-		at := contracts.Attachment{ID: a.id(i), Filename: "f", File: a.name(i)}
-		if a.gone[i] {
-			at.File = ""
-			m.Gaps = append(m.Gaps, contracts.Gap{ID: a.id(i), Filename: "f", Reason: "missing"})
-		}
-		m.Attachments = append(m.Attachments, at)
-	}
-	return m, rows
-}
-
-// from are the attachments from a place on. They break off after so many bytes; -1: never.
-func (a *album) from(place contracts.Place, breakOff int64) contracts.Archive {
-	total := int64(0)
-	for _, n := range a.sizes {
-		total += int64(n)
-	}
-	return contracts.Archive{Kind: contracts.Attachments, Bytes: total, Members: func(yield func(contracts.Member, error) bool) {
-		for i, n := range a.sizes {
-			if a.id(i) <= place.After || a.gone[i] {
-				continue
-			}
-			m := contracts.Member{Name: a.name(i), Of: a.id(i), Size: int64(n), ModTime: time.Unix(1e9, 5e8)}
-			if m.Of == place.Of {
-				m.Offset = place.Offset
-			}
-			m.Write = func(_ context.Context, w io.Writer, _ int64) (contracts.Piece, error) {
-				body := noise(uint64(i), n)[m.Offset:]
-				a.mu.Lock()
-				if left := breakOff - a.read; breakOff >= 0 && int64(len(body)) > left {
-					body = body[:left]
-				}
-				a.read += int64(len(body))
-				done := m.Offset+int64(len(body)) == m.Size
-				a.mu.Unlock()
-				_, err := io.CopyBuffer(struct{ io.Writer }{w}, bytes.NewReader(body), make([]byte, 777))
-				if err == nil && !done {
-					a.died()
-					err = errDied
-				}
-				return contracts.Piece{}, err
-			}
-			if !yield(m, nil) {
-				return
-			}
-		}
-	}}
-}
-
-var errDied = errors.New("the worker dies")
-
-// begin writes the tables, keeps the first checkpoint, and writes attachments until they break off.
-func (a *album) begin(u *Uploader, at contracts.Attempt, j *journal, breakOff int64) (*Delivery, error) {
-	a.t.Helper()
-	d, err := u.Begin(a.t.Context(), at, j)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	_, rows := a.manifest()
-	if err := d.Write(a.t.Context(), rows); err != nil {
-		a.t.Fatal(err)
-	}
-	if err := j.Checkpoint(a.t.Context(), d.Checkpoint()); err != nil {
-		a.t.Fatal(err)
-	}
-	a.settle(j, d.cfg.PartBytes)
-	return d, d.Write(a.t.Context(), a.from(contracts.Place{}, breakOff))
-}
-
-// goOn takes over from what was kept.
-func (a *album) goOn(u *Uploader, at contracts.Attempt, j *journal, kept [][]byte, breakOff int64) (contracts.Receipt, error) {
-	a.t.Helper()
-	c, err := contracts.JoinCheckpoints(at.ID, kept)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	d, err := u.Resume(a.t.Context(), at, j, c)
-	if err != nil {
-		return contracts.Receipt{}, err
-	}
-	a.settle(j, d.cfg.PartBytes)
-	if err := d.Write(a.t.Context(), a.from(c.Place(), breakOff)); err != nil {
-		return contracts.Receipt{}, err
-	}
-	m, _ := a.manifest()
-	return d.Receipt(m)
-}
 
 // oneByOne wraps a store: a part leaves only when the part before it is in a checkpoint.
 type oneByOne struct {
@@ -352,6 +212,9 @@ func TestResumeAgainAndAgain(t *testing.T) {
 		if !errors.Is(err, errDied) || workers > 20 {
 			t.Fatalf("worker %d: %v", workers, err)
 		}
+		// What was begun goes on as it was begun, whatever has been changed since.
+		c.cfg.PartBytes = (5 + 3*(workers%2)) * mib
+		c.attempt.Tenant.Limits.VolumeBytes = int64(32+workers) << 20
 		r, err = a.goOn(c.uploader(), c.attempt, j, slices.Clone(j.kept), 9*mib)
 	}
 	if workers < 4 {
@@ -371,6 +234,7 @@ func TestResumeAgainAndAgain(t *testing.T) {
 	}
 	c.whole()
 
+	c.attempt.Tenant.Limits.VolumeBytes = 32 << 20
 	m, rows := a.manifest()
 	u, _ := inFolder(t, quick, nil)
 	same := deliver(t, u, c.attempt, m, rows, a.from(contracts.Place{}, -1))
@@ -503,53 +367,37 @@ func TestResumeKeepsItsOwn(t *testing.T) {
 // TestCheckpointThatFails is not missed: the next one says what it said.
 func TestCheckpointThatFails(t *testing.T) {
 	t.Parallel()
+	a, j := &album{t: t, sizes: []int{100_000}}, &journal{}
+	a.dies(j, time.Millisecond, func() { j.fail(errors.New("not now")) }, func() { j.fail(nil) })
+}
+
+// TestLastWords: a worker that fails keeps how far it came, however short it is since it last did.
+func TestLastWords(t *testing.T) {
+	t.Parallel()
+	a, j := &album{t: t, sizes: []int{100_000}}, &journal{}
+	a.dies(j, time.Hour, func() {}, func() {})
+}
+
+// dies writes half of the album's one file, and wants to find in the journal how far it came.
+func (a *album) dies(j *journal, every time.Duration, before, after func()) {
 	cfg := small
-	cfg.CheckpointEvery = time.Millisecond
+	cfg.CheckpointEvery = every
 	o := &odd{}
-	u, _ := inFolder(t, cfg, o)
-	a := &album{t: t, sizes: []int{100_000}}
-	j := &journal{}
-	d, err := u.Begin(t.Context(), attempt(0), j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rows := a.manifest()
-	if err := d.Write(t.Context(), rows); err != nil {
-		t.Fatal(err)
-	}
-	if err := j.Checkpoint(t.Context(), d.Checkpoint()); err != nil {
-		t.Fatal(err)
-	}
-	files := a.from(contracts.Place{}, 50_000)
-	members := files.Members
-	files.Members = func(yield func(contracts.Member, error) bool) {
-		members(func(m contracts.Member, err error) bool {
-			write := m.Write
-			m.Write = func(ctx context.Context, w io.Writer, room int64) (contracts.Piece, error) {
-				j.mu.Lock()
-				j.refuse = errors.New("not now")
-				j.mu.Unlock()
-				p, err := write(ctx, w, room)
-				j.mu.Lock()
-				j.refuse = nil
-				j.mu.Unlock()
-				return p, err
-			}
-			return yield(m, err)
-		})
-	}
-	a.died = func() {
+	u, _ := inFolder(a.t, cfg, o)
+	a.woke = before
+	_, err := a.begin(u, attempt(0), j, 50_000, func() {
 		arrived := func() int { o.mu.Lock(); defer o.mu.Unlock(); return len(o.arrived) }
 		for tick := time.Tick(time.Millisecond); arrived() < 50_000/small.PartBytes; {
 			<-tick
 		}
-	}
-	if err := d.Write(t.Context(), files); !errors.Is(err, errDied) {
-		t.Fatal(err)
+		after()
+	})
+	if !errors.Is(err, errDied) {
+		a.t.Fatal(err)
 	}
 	c, err := contracts.JoinCheckpoints(attempt(0).ID, j.kept)
-	if err != nil || len(c.Volumes) != 2 || c.Volumes[1].Mark.Offset < 20_000 {
-		t.Errorf("kept: %+v, %v", c, err)
+	if err != nil || len(c.Volumes) != 2 || c.Volumes[1].Mark.Offset < 40_000 {
+		a.t.Errorf("kept: %+v, %v", c, err)
 	}
 }
 
