@@ -53,7 +53,7 @@ func (t *turn) commit() {
 			t.to("records nothing", verify, nil)
 			break
 		}
-		t.swap("records SEALING", record{sealing, w.attempt}, t.enter(sealing))
+		t.swap("records SEALING", record{sealing, w.attempt, false}, t.enter(sealing))
 	case verify:
 		if ours {
 			t.to("verifies a volume", t.next(verify, t.verified()), advance)
@@ -67,10 +67,10 @@ func (t *turn) commit() {
 			t.to("records nothing", publish, nil)
 			break
 		}
-		t.swap("records COMMITTED", record{committed, w.attempt}, t.enter(committed))
+		t.swap("records COMMITTED", record{committed, w.attempt, false}, t.enter(committed))
 	case toRunning:
 		if w.attempt < attempts {
-			t.swap("records that an upload is lost", record{running, w.attempt}, idle)
+			t.swap("records that an upload is lost", record{running, w.attempt, false}, idle)
 		} else {
 			t.to("has no attempt left", t.giveUp(), nil)
 		}

@@ -27,6 +27,7 @@ type state struct {
 type record struct {
 	phase   phase
 	attempt uint8
+	planned bool // a successor goes on with the attempt
 }
 
 type phase uint8
@@ -66,6 +67,7 @@ type worker struct {
 	at      at
 	fresh   bool  // the record is still as this worker last read or wrote it
 	read    phase // at claim: what it has read
+	planned bool  // likewise
 	attempt uint8 // that it works on
 	volume  uint8 // that it works on
 	seen    uint8 // whose object stood under the volume's key when it looked
@@ -82,6 +84,7 @@ const (
 
 	clean        // RUNNING: abort every upload in the folder
 	send         // upload the volume
+	toPlan       // from here on a successor goes on with this attempt
 	toCommitting // the point of no return
 
 	complete      // COMMITTING: complete the volume, if nothing has its name

@@ -38,6 +38,8 @@ type turn struct {
 	s   *state
 	k   int
 	out []step
+
+	planned bool // the record that is entered has a plan
 }
 
 // to adds the step after which the worker is at next, and change has happened besides.
@@ -74,7 +76,10 @@ func (t *turn) swap(what string, r record, next at) {
 		for k := range n.workers {
 			n.workers[k].fresh = false
 		}
-		w.fresh, w.attempt, w.volume, w.read, w.seen = true, r.attempt, 0, none, 0
+		w.fresh, w.attempt, w.volume, w.read, w.planned, w.seen = true, r.attempt, 0, none, false, 0
+		if r.planned && r.phase == running {
+			w.volume = 1 // the first one stands in the plan
+		}
 		if t.v.Patient && r.phase == running && next == clean { // a new attempt
 			if r.attempt > 1 && !n.excused {
 				n.broken = I15
@@ -92,6 +97,9 @@ func (t *turn) swap(what string, r record, next at) {
 func (t *turn) enter(p phase) at {
 	switch p {
 	case running:
+		if t.planned {
+			return send
+		}
 		return clean
 	case committing:
 		switch {
@@ -133,11 +141,12 @@ func (t *turn) act() {
 		case t.v.ForgetsItsSwap:
 			t.to("takes its own write for another's", idle, nil)
 		default:
+			t.planned = t.s.record.planned
 			t.to("finds its own write", t.enter(t.s.record.phase), nil)
 		}
 	case fenced:
 		t.stop()
-	case clean, send, toCommitting:
+	case clean, send, toPlan, toCommitting:
 		t.prepare()
 	case complete, look, inquire, replace, toSealing, verify, writeManifest, toCommitted, toRunning:
 		t.commit()
@@ -158,7 +167,7 @@ func (t *turn) receive() {
 	t.to("is handed the message, reads the record", next, func(_ *state, w *worker) {
 		w.fresh, w.attempt = true, r.attempt
 		if next == claim {
-			w.read = r.phase
+			w.read, w.planned = r.phase, r.planned
 		}
 	})
 }
@@ -166,19 +175,23 @@ func (t *turn) receive() {
 // claim takes the job over, whoever may be at work on it.
 func (t *turn) claim() {
 	w := t.s.workers[t.k]
-	same := record{w.read, w.attempt}
-	next := record{running, w.attempt + 1}
+	same := record{w.read, w.attempt, w.planned}
+	next := record{running, w.attempt + 1, false}
 	switch {
 	case t.v.Patient && t.s.held(t.k):
 		t.to("waits for the owner", idle, nil)
 	case w.read == none:
 		t.swap("creates the record", next, clean)
+	case w.read == running && w.planned:
+		t.planned = true
+		t.swap("goes on with the attempt", same, send)
+		t.swap("takes over to give up", record{failing, w.attempt, false}, abort)
 	case w.read == running, w.read == failing && t.v.RevivesFailing:
 		if w.attempt < attempts {
 			t.swap("begins the next attempt", next, clean)
 		}
 		// Cancelled, or too late, or too often.
-		t.swap("takes over to give up", record{failing, w.attempt}, abort)
+		t.swap("takes over to give up", record{failing, w.attempt, false}, abort)
 	case t.v.OnlyRunning:
 		t.to("leaves it alone", idle, nil)
 	default:
@@ -215,20 +228,34 @@ func (t *turn) prepare() {
 	case clean:
 		t.to("aborts what older attempts left", send, func(n *state, w *worker) { t.v.abort(n, w.attempt, attempts) })
 	case send:
-		t.to("uploads a volume", t.next(send, toCommitting), func(n *state, w *worker) {
+		next := t.next(send, toCommitting)
+		if t.v.Plans && w.volume == 0 {
+			next = toPlan
+		}
+		if t.v.Plans && t.s.uploads[w.attempt][w.volume] == gone {
+			t.to("finds its upload gone", toRunning, nil)
+			break
+		}
+		t.to("uploads a volume", next, func(n *state, w *worker) {
 			if u := &n.uploads[w.attempt][w.volume]; *u != completed {
 				*u = full
 			}
 			w.advance()
 		})
+	case toPlan:
+		t.planned = true
+		t.swap("records a plan", record{running, w.attempt, true}, send)
 	case toCommitting:
 		if t.v.NoCommitRecord {
 			t.to("records nothing", complete, nil)
 			break
 		}
-		t.swap("records the receipt", record{committing, w.attempt}, t.enter(committing))
+		t.swap("records the receipt", record{committing, w.attempt, false}, t.enter(committing))
 	}
 	t.to("meets a final error", t.giveUp(), nil)
+	if t.v.TidiesPlanned {
+		t.to("meets a passing error, and tidies up", idle, func(n *state, w *worker) { t.v.abort(n, w.attempt, w.attempt) })
+	}
 }
 
 func (t *turn) giveUp() at {
@@ -260,7 +287,7 @@ func (v *Variant) abort(n *state, own, last uint8) {
 				continue
 			}
 			n.uploads[a][i] = gone
-			if a == own && n.record == (record{committing, own}) {
+			if a == own && n.record.phase == committing && n.record.attempt == own {
 				n.broken = I10
 			}
 		}
@@ -289,7 +316,7 @@ func (t *turn) announce() {
 			t.to("publishes: delivered, reply lost", publish, func(n *state, _ *worker) { n.publish(delivered, t.v) })
 		}
 	case toDone:
-		t.swap("records DONE", record{done, w.attempt}, t.enter(done))
+		t.swap("records DONE", record{done, w.attempt, false}, t.enter(done))
 	case ack:
 		t.to("acknowledges", idle, acknowledge)
 	}
@@ -322,9 +349,9 @@ func (t *turn) abandon() {
 			t.to("finds no manifest", toFailing, nil)
 		}
 	case adopt:
-		t.swap("records COMMITTED after all", record{committed, t.s.manifest}, t.enter(committed))
+		t.swap("records COMMITTED after all", record{committed, t.s.manifest, false}, t.enter(committed))
 	case toFailing:
-		t.swap("records FAILING", record{failing, w.attempt}, abort)
+		t.swap("records FAILING", record{failing, w.attempt, false}, abort)
 	case abort:
 		t.to("aborts all uploads", publishNo, func(n *state, w *worker) { t.v.abort(n, w.attempt, attempts) })
 	case publishNo:
@@ -339,6 +366,6 @@ func (t *turn) abandon() {
 		t.to("publishes: failed", next, func(n *state, _ *worker) { n.publish(undelivered, t.v) })
 		t.to("publishes: failed, reply lost", publishNo, func(n *state, _ *worker) { n.publish(undelivered, t.v) })
 	case toFailed:
-		t.swap("records FAILED", record{failed, w.attempt}, ack)
+		t.swap("records FAILED", record{failed, w.attempt, false}, ack)
 	}
 }

@@ -23,6 +23,7 @@ type Variant struct {
 	CompletesAgain        bool // writes its own object once more when it finds it
 	ManifestFirst         bool // writes the manifest, then completes the volumes
 	UnconditionalManifest bool // writes the manifest whether there is one or not
+	TidiesPlanned         bool // aborts its attempt's uploads after a passing error, though a successor may go on with them
 	FenceAborts           bool // a fenced worker aborts its attempt's uploads without looking at the record
 
 	// The end.
@@ -34,6 +35,8 @@ type Variant struct {
 
 	// What follows breaks no rule. It makes another world.
 
+	// Plans are kept: once its first volume is sent, an attempt is gone on with by whoever takes the job over.
+	Plans bool
 	// Patient workers take nothing over from an owner that lives: it can be seen what an attempt was spent on.
 	Patient bool
 	// Aborting does nothing in a store like Stubborn: what zombies have uploaded can still be completed. Cleaning
@@ -65,6 +68,7 @@ var Mutants = []Mutant{
 	{Variant{Name: "complete what is completed", CompletesAgain: true}, I8},
 	{Variant{Name: "manifest first", ManifestFirst: true}, I3},
 	{Variant{Name: "manifest without condition", UnconditionalManifest: true}, I4},
+	{Variant{Name: "tidy up what is planned", TidiesPlanned: true, Plans: true}, I10},
 	{Variant{Name: "fence aborts blindly", FenceAborts: true}, I10},
 	{Variant{Name: "outcome before the manifest", OutcomeEarly: true}, I5},
 	{Variant{Name: "outcome without write-once", OutcomeNotOnce: true}, I2},
@@ -78,4 +82,5 @@ var Protocols = []Variant{
 	{Name: "protocol"},
 	{Name: "protocol, patient workers", Patient: true},
 	{Name: "protocol, stubborn store", Stubborn: true},
+	{Name: "protocol, with plans", Plans: true},
 }
