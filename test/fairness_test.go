@@ -17,8 +17,8 @@ func TestFairness(t *testing.T) {
 	t.Parallel()
 	sideBySide(t, map[string]func(*testing.T){
 		"a large tenant before a small one": smallIsNotLast,
-		"a bucket that hangs":               func(t *testing.T) { deadBucket(t, "hangs", (*world.Link).Cut) },
-		"a bucket that is away":             func(t *testing.T) { deadBucket(t, "away", (*world.Link).Tear) },
+		"a bucket that hangs":               func(t *testing.T) { deadBucket(t, "hanging", (*world.Link).Cut) },
+		"a bucket that resets":              func(t *testing.T) { deadBucket(t, "resetting", (*world.Link).Tear) },
 	})
 }
 
