@@ -123,7 +123,7 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		if m.Delivered() < 2 { // the registry may lag behind the publisher
 			return r, fate{end: later, delay: min(5*time.Second, c.cfg.Observe)}, false
 		}
-		return r.givenUp(rejection), fate{}, true
+		return c.unlessEnded(ctx, m, r.givenUp(rejection))
 	} else if err != nil {
 		return r, c.postpone(err, c.cfg.RetryBase), false
 	}
@@ -144,7 +144,7 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		if errors.Is(err, errOtherContent) { // it has ended, and this is no request for it
 			return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: contracts.JobConflict, Err: err}), false
 		}
-		return r.givenUp(&contracts.Rejection{Code: contracts.DestinationTaken, Err: err}), fate{}, true
+		return c.unlessEnded(ctx, m, r.givenUp(&contracts.Rejection{Code: contracts.DestinationTaken, Err: err}))
 	}
 	r.State, r.Delivery, r.AttemptID = committed, d, d.AttemptID
 	return r, fate{}, true

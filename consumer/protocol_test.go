@@ -572,3 +572,18 @@ func TestReleasesSideBySide(t *testing.T) {
 		})
 	}
 }
+
+func TestRepeatedRequestOfATenantThatIsGone(t *testing.T) {
+	// Delivered, forgotten, and asked for again when the tenant is not registered any more: that is no failure.
+	inMemory(t, func(t *testing.T, w *memory) {
+		w.node("w1").employ(exports{part: time.Second}, Config{})
+		w.publish(request("job"))
+		within(t, w, time.Minute, "settled", w.settled)
+		w.change("the tenant leaves, and the record is lost", func() { delete(w.cells, "acme.job"); delete(w.tenants, "acme") })
+		w.publish(request("job"))
+		within(t, w, time.Hour, "settled", w.settled)
+		if want := []string{"acme.job job_conflict"}; !slices.Equal(w.dead, want) || w.outcome("job") != contracts.Delivered {
+			t.Errorf("outcome %q, dead letters %q", w.outcome("job"), w.dead)
+		}
+	})
+}
