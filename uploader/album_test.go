@@ -126,9 +126,10 @@ func (a *album) begin(u *Uploader, at contracts.Attempt, j *journal, breakOff in
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	_, rows := a.manifest()
-	if err := d.Write(a.t.Context(), rows); err != nil {
-		a.t.Fatal(err)
+	if _, rows := a.manifest(); at.Request.Wants(contracts.Tables) {
+		if err := d.Write(a.t.Context(), rows); err != nil {
+			a.t.Fatal(err)
+		}
 	}
 	if err := j.Checkpoint(a.t.Context(), d.Checkpoint()); err != nil {
 		a.t.Fatal(err)

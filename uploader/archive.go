@@ -62,11 +62,11 @@ func (d *Delivery) Write(ctx context.Context, a contracts.Archive) (err error) {
 // follow keeps checkpoints until the function that it returns is called, and then, should the archive have failed,
 // how far it came.
 func (p *packer) follow(ctx context.Context, failed *error) (stop func()) {
-	following, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
 	var followed sync.WaitGroup
-	followed.Go(func() { p.trail.follow(following) })
+	followed.Go(func() { p.trail.follow(ctx, over) })
 	return func() {
-		cancel()
+		close(over)
 		followed.Wait()
 		if _, rejected := contracts.AsRejection(*failed); *failed != nil && !rejected && !errors.Is(*failed, ErrUploadLost) {
 			p.trail.close(ctx)

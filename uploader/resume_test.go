@@ -401,6 +401,44 @@ func (a *album) dies(j *journal, every time.Duration, before, after func()) {
 	}
 }
 
+// TestResumeAttachmentsOnly: there is no table to keep.
+func TestResumeAttachmentsOnly(t *testing.T) {
+	t.Parallel()
+	cfg := small
+	cfg.CheckpointEvery = time.Millisecond
+	u, dir := inFolder(t, cfg, nil)
+	at := attempt(0)
+	at.Request.Only = contracts.Attachments
+	a, j := &album{t: t, sizes: []int{20_000, 30_000}}, &journal{}
+	if _, err := a.begin(u, at, j, 30_000); !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	c, err := contracts.JoinCheckpoints(at.ID, j.kept)
+	if err != nil || c.Place().After != a.id(0) {
+		t.Fatalf("kept: %+v, %v", c, err)
+	}
+	d, err := u.Resume(t.Context(), at, j, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.settle(j, small.PartBytes)
+	if err := d.Write(t.Context(), a.from(c.Place(), -1)); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := a.manifest()
+	m.Tables = nil
+	r, err := d.Receipt(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Commit(t.Context(), at, r); err != nil {
+		t.Fatal(err)
+	}
+	if report := check(t, dir); len(report.Volumes) != 1 {
+		t.Errorf("%d volumes", len(report.Volumes))
+	}
+}
+
 // TestListManyParts: a list of parts comes in pages.
 func TestListManyParts(t *testing.T) {
 	t.Parallel()

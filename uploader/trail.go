@@ -52,14 +52,17 @@ func (t *trail) end() {
 	}
 }
 
-// follow keeps checkpoints until ctx is done.
-func (t *trail) follow(ctx context.Context) {
+// follow keeps checkpoints until stop is closed, or ctx is done. It does not break off in the middle of one for less
+// than that: then nobody would know whether it is kept.
+func (t *trail) follow(ctx context.Context, stop <-chan struct{}) {
 	tick := time.NewTicker(t.every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 		case <-t.ended:
+		case <-stop:
+			return
 		case <-ctx.Done():
 			return
 		}
