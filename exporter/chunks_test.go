@@ -6,13 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -102,78 +98,6 @@ func TestSplitAtChunks(t *testing.T) {
 	s = tn.open(tiny)
 	files = write(t, s.Tables(), 1)
 	tn.roundTrip(files)
-}
-
-// TestOneInstant: writers move amounts between tables all the time, and stamp each row with their transaction.
-// A snapshot has the conserved total, every row that is visible in it, and none that is not.
-func TestOneInstant(t *testing.T) {
-	t.Parallel()
-	tn := newTenant(t, `CREATE TABLE a (id int PRIMARY KEY, amount bigint, xid text, pad text); CREATE TABLE b (LIKE a INCLUDING ALL); CREATE TABLE c (LIKE a INCLUDING ALL);
-		INSERT INTO a SELECT i, 1000, pg_current_xact_id()::text, repeat('x', 200) FROM generate_series(1, 3000) i; INSERT INTO b SELECT * FROM a; INSERT INTO c SELECT * FROM a;
-		CREATE TABLE log (xid text, n int)`)
-	ctx, stop := context.WithCancel(t.Context())
-	var writers sync.WaitGroup
-	var transfers atomic.Int64
-	for w := range 3 {
-		conn := tn.connect()
-		writers.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(w), 1))
-			for ctx.Err() == nil {
-				from, to, n := "abc"[r.IntN(3)], "abc"[r.IntN(3)], 1+r.IntN(50)
-				sql := fmt.Sprintf(`BEGIN; UPDATE acme.%c SET amount = amount - %d, xid = pg_current_xact_id()::text WHERE id = %d;
-					UPDATE acme.%c SET amount = amount + %d, xid = pg_current_xact_id()::text WHERE id = %d;
-					INSERT INTO acme.log VALUES (pg_current_xact_id()::text, 1); COMMIT`, from, n, 1+r.IntN(3000), to, n, 1+r.IntN(3000))
-				if _, err := conn.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-					conn.Exec(context.Background(), "ROLLBACK") // a deadlock
-				}
-				transfers.Add(1)
-			}
-		})
-	}
-	defer writers.Wait()
-	defer stop()
-	for range 4 {
-		before := transfers.Load()
-		await(t, "writers", func() bool { return transfers.Load() > before+50 })
-		s := tn.open(tiny)
-		started := transfers.Load()
-		await(t, "writers", func() bool { return transfers.Load() > started+100 })
-		var total int64
-		newest, logged := map[string]bool{}, []string{}
-		for _, f := range write(t, s.Tables(), 0) {
-			_, csv, _ := strings.Cut(string(gunzip(t, f.data)), "\n")
-			for line := range strings.Lines(csv) {
-				fields := strings.Split(strings.TrimSpace(line), ",")
-				if f.member.Of == "log" {
-					logged = append(logged, fields[0])
-					continue
-				}
-				n, err := strconv.ParseInt(fields[1], 10, 64)
-				must(t, err)
-				total += n
-				newest[fields[2]] = true
-			}
-		}
-		if total != 9_000_000 {
-			t.Errorf("the total is %d", total)
-		}
-		xid := s.Contents().Snapshot.XID
-		must(t, s.Release(t.Context()))
-		var xids []string
-		for x := range newest {
-			xids = append(xids, x)
-		}
-		if n := tn.one("SELECT count(*) FROM unnest($1::text[]) x WHERE NOT pg_visible_in_snapshot(x::xid8, $2::text::pg_snapshot)", xids, xid); n != "0" {
-			t.Errorf("%s transactions that the snapshot %s does not see are in it", n, xid)
-		}
-		rows, err := tn.conn.Query(t.Context(), "SELECT xid FROM acme.log WHERE pg_visible_in_snapshot(xid::xid8, $1::text::pg_snapshot) ORDER BY xid", xid)
-		must(t, err)
-		want, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		must(t, err)
-		if slices.Sort(logged); !slices.Equal(logged, want) {
-			t.Errorf("%d transactions in the log of the snapshot, not %d", len(logged), len(want))
-		}
-	}
 }
 
 // TestGrowthWhileReading: rows, pages and TOAST that come after the instant are not in it.
