@@ -359,6 +359,11 @@ var bugs = []bug{
 		`^TestOneInstant$`,
 	},
 	{
+		"siblings on instants of their own", "exporter/exporter.go",
+		`if err := s.exporter.takeSlot(ctx, conn); err != nil {`, `if err := exec(ctx, conn, "COMMIT; "+begin+s.exporter.settings()); err != nil {`,
+		`^TestOneInstant$`,
+	},
+	{
 		"sibling on another server", "exporter/exporter.go",
 		`if !here.equal(s.instant) {`, `if here.XID == "" {`,
 		`^TestAnotherServer$`,
