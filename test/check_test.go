@@ -56,9 +56,15 @@ func (f *fleet) violations() (broken []error) {
 // jobViolations are the broken promises about one job that has ended.
 func (f *fleet) jobViolations(ctx context.Context, job string) (broken []error) {
 	say := func(format string, args ...any) { broken = append(broken, fmt.Errorf(format, args...)) }
-	s, err := f.jobs.Status(ctx, f.tenant, job)
-	if err != nil || !s.Ended() {
-		say("it has not ended: %+v, %w", s, cmpErr(err))
+	var s consumer.Status
+	err := f.settles(func() (err error) { // an outcome stands for a moment before the record says so
+		if s, err = f.jobs.Status(ctx, f.tenant, job); err == nil && !s.Ended() {
+			err = fmt.Errorf("it is %s", s.State)
+		}
+		return err
+	})
+	if err != nil {
+		say("it has not ended: %w: %+v", err, s)
 		return broken
 	}
 	o := *s.Outcome

@@ -271,11 +271,11 @@ func answer(status int, code string) bucket.Reply { return bucket.Reply{Status: 
 
 // Of a lane's workers: what they are told, and how long a hang and a pause are, so that others think them dead.
 const (
-	heartbeat = 300 * time.Millisecond
-	fence     = 1200 * time.Millisecond
-	observe   = 2 * time.Second
-	ackWait   = 2 * time.Second
-	tooLong   = 2800 * time.Millisecond
+	heartbeat = 400 * time.Millisecond
+	fence     = 2 * time.Second
+	observe   = 3 * time.Second
+	ackWait   = 3 * time.Second
+	tooLong   = 4 * time.Second
 )
 
 // replies are what a server or the network may do to anything that is said.

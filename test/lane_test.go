@@ -140,7 +140,7 @@ func (l *lane) staff() {
 			"--part-size=5MiB", "--attachments-source=" + l.source + "={tenant}/", "--grace=300ms",
 			"--heartbeat=" + heartbeat.String(), "--fence=" + fence.String(), "--observe=" + observe.String(),
 			// The second look has to come after whoever was stopped has woken up.
-			"--sweep-every=1s", "--sweep-after=1s", "--sweep-again=8s",
+			"--sweep-every=2s", "--sweep-after=1s", "--sweep-again=10s",
 		}, l.relays[name]...)
 		p := l.work(name, args...)
 		l.crew.Lock()
@@ -211,7 +211,7 @@ func (l *lane) deliver(ctx context.Context, job string, c trial) (broken []error
 	for _, b := range c.all() {
 		if b.at.slow {
 			look := moment{operation: "ListObjectsV2"}
-			defer cloud.Inject(bucket.Fault{Match: look.match(l, job), Times: 1, Delay: 5 * heartbeat}).Remove()
+			defer cloud.Inject(bucket.Fault{Match: look.match(l, job), Times: 1, Delay: 4 * heartbeat}).Remove()
 		}
 		blows = append(blows, l.strike(ctx, job, b, c.loose))
 	}

@@ -69,10 +69,11 @@ func (l *lane) strike(ctx context.Context, job string, b blow, loose bool) *stru
 				return nil
 			}
 			// Not to be stopped halfway when the job ends: what is half restarted would disturb the next one.
-			if err := b.kind.strike(l.t.Context(), l, job, s.via()); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("%s: %w", b.kind.name, err)
+			err := b.kind.strike(l.t.Context(), l, job, s.via())
+			if err == nil || ctx.Err() != nil || loose && errors.Is(err, pgx.ErrNoRows) { // the other blow was first
+				return nil
 			}
-			return nil
+			return fmt.Errorf("%s: %w", b.kind.name, err)
 		}()
 		if b.kind.mend != nil && b.kind.wait > 0 {
 			select {
