@@ -93,7 +93,8 @@ func failed(ctx context.Context, err error, format string, args ...any) error {
 func withoutSecrets(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		told := &serverError{code: e.Code}
-		if class := e.Code[:min(2, len(e.Code))]; class != "22" && class != "23" && class != "P0" && class != "28" {
+		raised := e.Routine == "exec_stmt_raise" // by a function, with whatever code and words it likes
+		if class := e.Code[:min(2, len(e.Code))]; !raised && class != "22" && class != "23" && class != "P0" && class != "28" {
 			told.message = e.Message
 		}
 		return told

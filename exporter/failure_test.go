@@ -50,6 +50,10 @@ func TestWhatIsToldOfAnError(t *testing.T) {
 			t.Errorf("%s: the server's whole error is in the chain", c.code)
 		}
 	}
+	raised := &pgconn.PgError{Code: "42501", Message: "SECRET", Routine: "exec_stmt_raise"}
+	if err := failed(t.Context(), raised, "copy"); strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("a function's own words are told: %v", err)
+	}
 	if err := lockFailed(t.Context(), secret(outOfMemory)); !isRejected(err, contracts.TooManyTables) {
 		t.Errorf("a full lock table: %v", err)
 	}
@@ -110,8 +114,10 @@ func parseCSV(row string) (fields []string) {
 
 // FuzzQuoting asks PostgreSQL what it makes of a quoted name.
 func FuzzQuoting(f *testing.F) {
-	f.Add("acme", `a"; DROP TABLE b; --`)
-	f.Add(`"`, "ä\n")
+	for _, name := range oddNames {
+		f.Add("acme", name)
+		f.Add(name, `"`)
+	}
 	tn := newTenant(f)
 	f.Fuzz(func(t *testing.T, schema, table string) {
 		if schema == "" || table == "" || len(schema) > 63 || len(table) > 63 || strings.ContainsRune(schema+table, 0) || !utf8.ValidString(schema) || !utf8.ValidString(table) {

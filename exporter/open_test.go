@@ -186,7 +186,9 @@ func TestPartitionsAndInheritance(t *testing.T) {
 		CREATE TABLE leafless (id int) PARTITION BY LIST (id);
 		CREATE TABLE base (id int, name text); CREATE TABLE derived (extra text) INHERITS (base); CREATE TABLE more () INHERITS (derived);
 		INSERT INTO base VALUES (1, 'b'); INSERT INTO derived VALUES (2, 'd', 'e'); INSERT INTO more VALUES (3, 'm', 'x');
-		CREATE SCHEMA templates; CREATE TABLE templates.t (x int); CREATE TABLE from_template () INHERITS (templates.t); INSERT INTO from_template VALUES (7)`)
+		CREATE SCHEMA templates; CREATE TABLE templates.t (x int); CREATE TABLE from_template () INHERITS (templates.t); INSERT INTO from_template VALUES (7);
+		CREATE TABLE templates.parts (x int) PARTITION BY LIST (x); CREATE TABLE lent PARTITION OF templates.parts FOR VALUES IN (8);
+		CREATE TABLE templates.kept PARTITION OF templates.parts FOR VALUES IN (9); INSERT INTO templates.parts VALUES (8), (9)`)
 	s := tn.open(Config{})
 	files := write(t, s.Tables(), 0)
 	tn.roundTrip(files)
@@ -204,7 +206,7 @@ func TestPartitionsAndInheritance(t *testing.T) {
 			}
 		}
 	}
-	if want := "map[base:1 derived:1 from_template:1 leafless:0 more:1 runs:701]"; fmt.Sprint(rows) != want {
+	if want := "map[base:1 derived:1 from_template:1 leafless:0 lent:1 more:1 runs:701]"; fmt.Sprint(rows) != want {
 		t.Errorf("rows: %v", rows)
 	}
 }
@@ -272,6 +274,7 @@ func TestAlteredWhileOpening(t *testing.T) {
 		{"create", "CREATE TABLE c (x int); INSERT INTO c VALUES (9)", "map[a:2\n3\n b:1!\n c:9\n]"},
 		{"drop", "DROP TABLE b", "map[a:2\n3\n c:9\n]"},
 		{"rename", "ALTER TABLE c RENAME TO d", "map[a:2\n3\n d:9\n]"},
+		{"become a view", "DROP TABLE d; CREATE VIEW d AS SELECT 666 AS x", "map[a:2\n3\n]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// The DDL holds its lock until the exporter, which has looked at the old tables, waits for it.

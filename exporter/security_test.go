@@ -164,3 +164,34 @@ func TestNamesInAQuery(t *testing.T) {
 		}
 	}
 }
+
+// oddNames are what PostgreSQL takes for a name, and what a careless program would take for something else.
+var oddNames = []string{
+	`a"; DROP SCHEMA public CASCADE; --`, `"`, `""`, "'; SELECT 1; '", "ä\n", "\r\n\t", "{schema}", "$1", "$$", "%s%d%n", `\`, `\"`, `\.`, "a.b", ".", "..", "A", "select",
+	"/* ", " */", "--", ";", " ", "\u2028", "\ufeff", "\U0001F980", "U&\"\\0061\"", "pg", "ONLY", "*", "NULL", strings.Repeat("n", 63), strings.Repeat("ö", 31),
+}
+
+// TestOddNames: a schema, table and column of every odd name is locked, copied and loaded again, and so are its
+// attachments listed.
+func TestOddNames(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t)
+	for n, name := range oddNames {
+		schema, quoted := name, pgx.Identifier{name}.Sanitize()
+		tn.exec("CREATE SCHEMA "+quoted, fmt.Sprintf("CREATE TABLE %s.%s (%s text, other int); INSERT INTO %s.%s VALUES ('x', %d)", quoted, quoted, quoted, quoted, quoted, n),
+			strings.Replace(attachmentTable, "TABLE ", "TABLE "+quoted+".", 1), fmt.Sprintf("INSERT INTO %s.file_attachments (id) VALUES ('%d')", quoted, n))
+		tn.schema = schema
+		s, err := tn.tryOpen(t.Context(), Config{Connections: 1})
+		if err != nil {
+			t.Fatalf("%q: %v", name, err)
+		}
+		files := write(t, s.Tables(), 0)
+		must(t, s.Release(t.Context()))
+		if _, stored := s.Totals(); len(files) != 2 || stored != 0 || len(s.Contents().Attachments) != 1 || s.Contents().Attachments[0].ID != fmt.Sprint(n) {
+			t.Errorf("%q: %d files, attachments %v", name, len(files), s.Contents().Attachments)
+		}
+		tn.roundTrip(files)
+		must(t, s.Close())
+	}
+	tn.noSessions()
+}
