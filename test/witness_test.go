@@ -154,19 +154,17 @@ func (w *witness) acknowledged(ctx context.Context, subject string) error {
 	}
 	job := fmt.Sprintf("job-%d", sequence) // a lane's jobs are its only requests, and each is made once
 	var o contracts.Outcome
-	for o.Job == "" {
-		stream, err := l.js.Stream(ctx, contracts.OutcomeStream)
-		if err == nil {
-			var m *jetstream.RawStreamMsg
-			if m, err = stream.GetLastMsgForSubject(ctx, contracts.OutcomeSubject(l.tenant, job)); err == nil {
-				err = json.Unmarshal(m.Data, &o)
-			}
+	for {
+		if o, err = w.outcome(ctx, job); err == nil {
+			break
 		}
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return fmt.Errorf("I1: the request for %s is settled, and it has no outcome then", job)
 		}
-		if ctx.Err() != nil {
-			return err // the broker is restarted just now, and not for that long
+		select { // the broker is restarted just now, and not for that long
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("ask for the outcome of %s: %w", job, err)
 		}
 	}
 	if !o.Kind.OK() {
@@ -188,6 +186,21 @@ func (w *witness) acknowledged(ctx context.Context, subject string) error {
 		}
 	}
 	return nil
+}
+
+// outcome asks for a job's outcome. What is asked while the broker restarts is never answered.
+func (w *witness) outcome(ctx context.Context, job string) (o contracts.Outcome, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	stream, err := w.lane.js.Stream(ctx, contracts.OutcomeStream)
+	if err != nil {
+		return o, err
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, contracts.OutcomeSubject(w.lane.tenant, job))
+	if err != nil {
+		return o, err
+	}
+	return o, json.Unmarshal(m.Data, &o)
 }
 
 // statements are all that may be said to PostgreSQL (I8), each as it begins. What is prepared has a name before it.

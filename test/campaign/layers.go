@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -75,26 +77,42 @@ func virtualLayer(shop workshop, seeds int, first uint64) layer {
 // worldLayer runs real workers, a real broker, a real database and a real store.
 func worldLayer(shop workshop, seeds int, first uint64) layer {
 	return layer{"world", 0, func(ctx context.Context, t *tally) error {
-		bad := 0
+		trail, bad := map[string][]string{}, 0 // what was said in each case
 		err := shop.stream(ctx, random("./test", "TestCampaign", seeds, first), func(e event) {
+			if e.Action != "output" {
+				return
+			}
+			if _, name, ok := strings.Cut(strings.TrimPrefix(e.Test, "TestCampaign/"), "/"); ok {
+				trail[name] = append(trail[name], e.Output)
+			}
 			line := strings.TrimSpace(e.Output)
-			if n, ok := strings.CutPrefix(line, "cases: "); ok && e.Action == "output" {
+			if n, ok := strings.CutPrefix(line, "cases: "); ok {
 				total, _ := strconv.Atoi(n)
 				t.expect(total)
 			}
 			rest, ok := strings.CutPrefix(line, "case ")
-			if e.Action != "output" || !ok {
+			if !ok {
 				return
 			}
 			if name, ok := strings.CutSuffix(rest, " ok"); ok {
+				delete(trail, name)
 				t.done(name, nil)
 			} else if name, why, ok := strings.Cut(rest, " VIOLATION"); ok {
 				bad++
-				t.done(name, fmt.Errorf("%s\nrepeat it: %s", strings.TrimPrefix(why, ": "), again(name)))
+				t.done(name, fmt.Errorf("%s\nwhat was said: %s\nrepeat it: %s", strings.TrimPrefix(why, ": "), keep(name, trail[name]), again(name)))
 			}
 		})
 		return unlessTold(err, bad)
 	}}
+}
+
+// keep writes what was said in a case to a file that outlives the campaign, and returns its name.
+func keep(name string, said []string) string {
+	file := filepath.Join(os.TempDir(), "campaign-"+strings.ReplaceAll(name, "/", "-")+".log")
+	if err := os.WriteFile(file, []byte(strings.Join(said, "")), 0o600); err != nil {
+		return err.Error()
+	}
+	return file
 }
 
 // again is the command that repeats one case of the world.
