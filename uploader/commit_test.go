@@ -325,3 +325,25 @@ func TestPartsAsS3WantsThem(t *testing.T) {
 		t.Errorf("got %v, %q", err, c.keys())
 	}
 }
+
+// A refusal that is not true: something of that name is said to stand, and nothing does. Nothing is lost and nobody
+// is blamed; the next commit goes through.
+func TestTakenByNobody(t *testing.T) {
+	t.Parallel()
+	for _, op := range []string{"CompleteMultipartUpload", "PutObject"} {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			c := newCustomer(t)
+			r := c.prepareSmall()
+			c.inject(op, testbucket.Fault{Times: 1, Reply: testbucket.Reply{Status: 412, Code: "PreconditionFailed"}})
+			err := c.uploader().Commit(t.Context(), c.attempt, r)
+			if _, rejected := contracts.AsRejection(err); err == nil || rejected || errors.Is(err, ErrUploadLost) {
+				t.Fatalf("got %v", err)
+			}
+			if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+				t.Fatal(err)
+			}
+			c.whole()
+		})
+	}
+}
