@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -13,7 +14,9 @@ import (
 // An attempt whose tables are delivered needs the database no more. What it still has to do is a list, and so
 // another worker can do it: Plan, Objects and LateGaps tell the list, and Resume goes on with it.
 
-// Plan is what there is to know of the snapshot once its tables are written.
+// Plan is what there is to know of the snapshot once its tables are written. It is nil when a row holds what JSON
+// cannot, as it may in a database without an encoding: a key that is not the same afterwards names another file,
+// or none, and so nobody goes on with such an attempt.
 func (s *Snapshot) Plan() *contracts.Plan {
 	p := &contracts.Plan{Snapshot: s.taken, Excluded: s.excluded, Sources: make([]contracts.Source, len(s.files))}
 	for _, t := range s.tables {
@@ -21,6 +24,9 @@ func (s *Snapshot) Plan() *contracts.Plan {
 	}
 	for i := range s.files {
 		f := &s.files[i]
+		if !utf8.ValidString(f.text) {
+			return nil
+		}
 		p.Sources[i] = contracts.Source{
 			ID: f.id(), EntityID: f.column(entityColumn), Filename: f.filename(), ContentType: f.column(typeColumn),
 			Bucket: f.bucket(), Key: f.key(), ETag: f.column(etagColumn),

@@ -169,6 +169,18 @@ func TestResumedWithGaps(t *testing.T) {
 	}
 }
 
+// TestNoPlanOfOddBytes: in a database without an encoding a key may be anything. What cannot be told exactly is not
+// told at all.
+func TestNoPlanOfOddBytes(t *testing.T) {
+	t.Parallel()
+	for text, ok := range map[string]bool{"files/acme/näme": true, "files/acme/n\xe4me": false} {
+		s := &Snapshot{files: []file{newFile([][]byte{[]byte("1"), nil, nil, nil, []byte("b"), []byte(text), nil})}}
+		if (s.Plan() != nil) != ok {
+			t.Errorf("%q: %t", text, !ok)
+		}
+	}
+}
+
 // TestResumeRefuses what does not fit, and what this worker may not fetch, whatever was kept.
 func TestResumeRefuses(t *testing.T) {
 	t.Parallel()

@@ -42,6 +42,7 @@ type notes struct {
 	consumer.Journal
 	attempt  string
 	snapshot *exporter.Snapshot
+	silent   bool // nobody can go on with the attempt
 	objects  bool // are kept
 	gaps     int  // that are kept
 }
@@ -51,6 +52,7 @@ func (n *notes) begin(ctx context.Context, s *exporter.Snapshot, d *uploader.Del
 	n.snapshot = s
 	c := d.Checkpoint()
 	c.Plan = s.Plan()
+	n.silent = c.Plan == nil
 	return n.keep(ctx, c)
 }
 
@@ -93,6 +95,9 @@ func (n *notes) Checkpoint(ctx context.Context, c contracts.Checkpoint) error {
 }
 
 func (n *notes) keep(ctx context.Context, c contracts.Checkpoint) error {
+	if n.silent {
+		return nil
+	}
 	c.Attempt = n.attempt
 	data, err := c.Encode()
 	if err == nil {
