@@ -53,7 +53,7 @@ var bugs = []bug{
 	},
 	{
 		"no last look at the bucket", "consumer/job.go",
-		`found := c.found(ctx, r)`, `found := (*delivery)(nil)`,
+		`found, err := c.found(ctx, r)`, `found, err := (*delivery)(nil), error(nil)`,
 		`^TestDeliveryThatStandsEndsTheJob$`,
 	},
 	{
