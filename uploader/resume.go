@@ -109,12 +109,20 @@ func (d *Delivery) restore(kept contracts.Packed) (*volume, error) {
 
 // prove compares what is kept of a volume with what the store has.
 func (d *Delivery) prove(ctx context.Context, v *volume) error {
-	list, err := d.store.parts(ctx, v.upload, d.cfg.PartBytes)
-	if errors.Is(err, errGone) || errors.Is(err, errAbsent) {
-		return ErrUploadLost
-	}
+	var list []arrived
+	var gone bool
+	err := insist(ctx, func() (_ bool, err error) { // to begin again costs every byte that is there
+		list, err = d.store.parts(ctx, v.upload, d.cfg.PartBytes)
+		if gone = errors.Is(err, errGone) || errors.Is(err, errAbsent); gone {
+			return false, nil
+		}
+		return true, err
+	})
 	if err != nil {
 		return err
+	}
+	if gone {
+		return ErrUploadLost
 	}
 	found := make(map[int]arrived, len(list))
 	for _, a := range list {

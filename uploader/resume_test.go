@@ -19,6 +19,7 @@ import (
 	"github.com/minio/crc64nvme"
 
 	"github.com/snapfleet/snapfleet/contracts"
+	testbucket "github.com/snapfleet/snapfleet/test/bucket"
 )
 
 // oneByOne wraps a store: a part leaves only when the part before it is in a checkpoint.
@@ -484,4 +485,35 @@ func TestListManyParts(t *testing.T) {
 	if err == nil {
 		t.Error("it is still there")
 	}
+}
+
+// An upload that is not seen for a moment is not lost: whoever goes on with it finds its parts.
+func TestResumeWhatIsNotSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	d, err := c.uploader().Begin(t.Context(), c.attempt, &journal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tabs, rows := tables(3)
+	if err := d.Write(t.Context(), rows); err != nil {
+		t.Fatal(err)
+	}
+	unseen := c.inject("ListParts", testbucket.Fault{Match: volumes, Times: 2, Reply: testbucket.Reply{Status: 404, Code: "NoSuchUpload"}})
+	d, err = c.uploader().Resume(t.Context(), c.attempt, &journal{}, d.Checkpoint())
+	if err != nil || unseen.Hits() != 2 {
+		t.Fatalf("%v, after it was not seen %d times", err, unseen.Hits())
+	}
+	list, files := attachments(10)
+	if err := d.Write(t.Context(), files); err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Receipt(contracts.Manifest{Tables: tabs, Attachments: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
 }
