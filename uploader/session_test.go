@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
 	testbucket "github.com/snapfleet/snapfleet/test/bucket"
@@ -151,6 +152,46 @@ func TestTrustRevokedBeforeTheCommit(t *testing.T) {
 		}
 	}
 	if err := server.SetRole(c.role); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
+		t.Fatal(err)
+	}
+	c.whole()
+}
+
+// An outage of STS that outlasts the session is waited for, as one of S3. Not parallel, because sessions of a second
+// are the server's, and everybody's.
+func TestSTSIsDownAtRefresh(t *testing.T) {
+	c := newCustomer(t)
+	server.SetSessionLife(time.Second, time.Second)
+	defer server.SetSessionLife(0, 0)
+	d, err := c.uploader().Begin(t.Context(), c.attempt, &journal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := c.inject("AssumeRole", testbucket.Fault{Reply: testbucket.Reply{Status: 503, Code: "ServiceUnavailable"}})
+	ended := time.After(2 * time.Second)
+	list, files := attachments(10)
+	tabs, rows := tables(3)
+	done := make(chan error, 1)
+	go func() {
+		<-ended
+		done <- errors.Join(d.Write(t.Context(), rows), d.Write(t.Context(), files))
+	}()
+	eventually(t, "a request wanted a session", func() bool { return down.Hits() >= 5 })
+	select {
+	case err := <-done:
+		t.Fatalf("nobody waited for STS: %v", err)
+	default:
+	}
+	server.SetSessionLife(0, 0)
+	down.Remove()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Receipt(contracts.Manifest{Tables: tabs, Attachments: list})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.uploader().Commit(t.Context(), c.attempt, r); err != nil {
