@@ -80,6 +80,7 @@ var moments = slices.Concat([]moment{
 	{name: "complete-first", operation: complete},                                                         // FP32
 	{name: "complete-second", operation: complete, skip: 1},                                               // FP32
 	{name: "head-volume", operation: "HeadObject"},                                                        // FP33
+	{name: "sealing", says: puts(recordCell, in("sealing"))},                                              // FP35
 	{name: "put-manifest", operation: "PutObject"},                                                        // FP34
 	{name: "committed", says: puts(recordCell, in("committed"))},                                          // FP35
 	{name: "outcome", says: publishes("snapshot.outcome.")},                                               // FP36

@@ -275,7 +275,7 @@ func (l *lane) abortViolations(job string, turns []turn) (broken []error) {
 			if since.IsZero() {
 				since, uploads = n.at, n.Uploads
 			}
-		case "committed", "done":
+		case "sealing", "committed", "done":
 		default: // it was lost after all
 			since, uploads = time.Time{}, nil
 		}

@@ -22,8 +22,8 @@ var promises = []promise{
 	}}},
 	{"I3", []bug{{
 		"manifest first", "uploader/commit.go",
-		`if err := c.volumes(ctx, c.complete); err != nil {`,
-		`_ = s.write(ctx, contracts.ManifestName, r.Manifest); if err := c.volumes(ctx, c.complete); err != nil {`,
+		`return c.volumes(ctx, c.complete)`,
+		`_ = c.store.write(ctx, contracts.ManifestName, r.Manifest); return c.volumes(ctx, c.complete)`,
 		`case ^undisturbed$`,
 	}}},
 	{"I4", []bug{{
@@ -33,9 +33,9 @@ var promises = []promise{
 	}}},
 	{"I5", []bug{{
 		"outcome before the manifest", "consumer/job.go",
-		`if err := c.work.Commit(ctx, a, receipt); err != nil {`,
-		`if err := c.publish(ctx, c.deliveredOutcome(r)); err != nil { return err }; if err := c.work.Commit(ctx, a, receipt); err != nil {`,
-		`case ^undisturbed$`,
+		`if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`if err := c.publish(ctx, c.deliveredOutcome(r)); err != nil { return err }; if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`case ^put-manifest/hang$`,
 	}}},
 	{"I6", []bug{{
 		"instants of their own", "exporter/exporter.go",
