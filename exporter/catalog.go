@@ -230,7 +230,8 @@ func (c *catalog) checkQuery(sql string) error {
 	for _, r := range c.relations {
 		if read[r.oid] && (r.kind == "v" || r.kind == "f" || r.code) {
 			return contracts.Reject(contracts.AttachmentsUnreadable,
-				"%q of schema %q would run its owner's code when it is queried: it is a view or a foreign table, or an index or statistics of it call a function", r.name, c.schema)
+				"%q of schema %q would run its owner's code when it is queried: it is a view or a foreign table, or an index or statistics of it call a function; "+
+					"to mend it: query a table instead, or give the function to a superuser", r.name, c.schema)
 		}
 	}
 	return nil

@@ -10,5 +10,12 @@
 //
 // A failed snapshot is thrown away and tried again from the start, by the caller: half a table is never
 // resumed, because only the one transaction could have told what the other half looked like. An error that
-// carries a [contracts.Rejection] is one that no second try would cure.
+// carries a [contracts.Rejection] is one that no second try would cure, and one with a method Busy() bool that says
+// true tells that the database has no room now: all of the fleet's share of it is in use.
+//
+// A tenant may be whoever made its tables, and our role may read every tenant's. So no code of a tenant's runs: no
+// view is read, names come from the catalog and are quoted, the search_path is empty, and a table whose indexes or
+// statistics call functions, other than a superuser's, is copied without a query: in one piece, and without its
+// generated columns, as the manifest says. One gap is left: whoever makes such an index while his tables are being
+// read has its function run within our read-only transaction.
 package exporter

@@ -46,7 +46,7 @@ func TestFleetShare(t *testing.T) {
 	refused, most := 0, 0
 	for n := range 4 {
 		jobs.Go(func() {
-			for range 3 {
+			for range 2 {
 				for {
 					s, err := workers[n%2].Open(t.Context(), job(n))
 					if isWaiting(err) {
