@@ -175,7 +175,6 @@ func isSignalled(t *testing.T) {
 		crashes int
 	}{
 		{"term", syscall.SIGTERM, "worker stopped", 0, 0},
-		{"int", syscall.SIGINT, "worker stopped", 0, 0},
 		{"quit", syscall.SIGQUIT, "SIGQUIT: quit", 2, 1},
 	} {
 		hold := make(chan struct{})
