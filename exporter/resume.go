@@ -24,8 +24,10 @@ func (s *Snapshot) Plan() *contracts.Plan {
 	}
 	for i := range s.files {
 		f := &s.files[i]
-		if !utf8.ValidString(f.text) {
-			return nil
+		for column := range fileColumns {
+			if !utf8.ValidString(f.column(column)) {
+				return nil
+			}
 		}
 		p.Sources[i] = contracts.Source{
 			ID: f.id(), EntityID: f.column(entityColumn), Filename: f.filename(), ContentType: f.column(typeColumn),

@@ -22,7 +22,7 @@ import (
 
 // rolling is how long the job of TestRollingDeploys takes when nobody disturbs it. There are ten restarts in that
 // time: with -rolling=10m, one a minute. Give `go test` a -timeout of three times as much.
-var rolling = flag.Duration("rolling", 10*time.Second, "length of the job during which workers are restarted again and again")
+var rolling = flag.Duration("rolling", 8*time.Second, "length of the job during which workers are restarted again and again")
 
 // album is a tenant with a table, and with attachments whose source is slow.
 type album struct {
@@ -91,11 +91,12 @@ func (a *album) fetched() (n int64) {
 	return n
 }
 
-// TestRollingDeploys restarts two workers in turn, again and again, and kills one of them once, while a job runs that
-// takes much longer than any of them lives. It is delivered all the same, by its first attempt, with the tables
-// of its first instant, and what is fetched twice is little.
+// TestRollingDeploys restarts two workers in turn, again and again, while a job runs that takes much longer than any
+// of them lives. One of them is killed once, and one is paused until the other has taken over, and goes on at the
+// same upload for a moment then. The job is delivered all the same, by its first attempt, with the tables of its
+// first instant, and what is fetched twice is little.
 func TestRollingDeploys(t *testing.T) {
-	const files, each, part = 160, 512 << 10, 5 << 20
+	const files, each, part = 96, 512 << 10, 5 << 20
 	a := newAlbum(t, "rolling", files, each)
 	slow := cloud.Inject(bucket.Fault{
 		Match: func(c bucket.Call) bool { return c.Bucket == a.source && c.Operation == "GetObject" },
@@ -133,21 +134,41 @@ func TestRollingDeploys(t *testing.T) {
 			}
 		}
 	}
-	restarts, crashes := 0, 0
+	owner := func() string {
+		s, _ := a.jobs.Status(ctx, a.tenant, "job")
+		return s.Worker
+	}
+	restarts, handovers, pauses, crashes := 0, 0, 0, 0
 	for ; !calm(); restarts++ {
-		i, sig := restarts%2, os.Signal(syscall.SIGTERM)
-		s, err := a.jobs.Status(ctx, a.tenant, "job")
-		if err == nil && crashes == 0 && restarts > 3 && s.Worker == []string{"one", "two"}[i] {
-			sig, crashes = syscall.SIGKILL, 1
+		i := restarts % 2
+		name, sig := []string{"one", "two"}[i], os.Signal(syscall.SIGTERM)
+		owns := owner() == name
+		if owns {
+			handovers++
+		}
+		switch owns = owns && handovers > 1; { // it has taken over an upload that is under way
+		case owns && pauses == 0:
+			pauses++
+			_ = workers[i].Process.Signal(syscall.SIGSTOP)
+			a.eventually("somebody else has taken over", func() error {
+				if now := owner(); now == name {
+					return fmt.Errorf("%s has the job", now)
+				}
+				return nil
+			})
+			_ = workers[i].Process.Signal(syscall.SIGCONT)
+		case owns && crashes == 0:
+			crashes++
+			sig = syscall.SIGKILL
 		}
 		if err := workers[i].stop(sig); err != nil && sig == syscall.SIGTERM {
-			t.Errorf("worker %d ends with %v", i, err)
+			t.Errorf("worker %s ends with %v", name, err)
 		}
-		workers[i] = a.start([]string{"one", "two"}[i])
+		workers[i] = a.start(name)
 	}
 
 	s := a.delivered("job")
-	if s.Outcome.Attempts != 1 || s.Errors != 0 || s.Crashes > crashes {
+	if s.Outcome.Attempts != 1 || s.Errors != 0 || s.Crashes > crashes+pauses {
 		t.Errorf("%d attempts, %d errors, %d crashes", s.Outcome.Attempts, s.Errors, s.Crashes)
 	}
 	if n := a.seen("CreateMultipartUpload", "snapshot_tables"); n != 1 {
@@ -156,14 +177,15 @@ func TestRollingDeploys(t *testing.T) {
 	if n := a.seen("CreateMultipartUpload", "snapshot_attachments"); n != 1 {
 		t.Errorf("the attachments were begun %d times", n)
 	}
-	if restarts < 5 || crashes != 1 {
-		t.Errorf("%d restarts, %d crashes", restarts, crashes)
+	if restarts < 5 || crashes != 1 || pauses != 1 {
+		t.Errorf("%d restarts, %d crashes, %d pauses", restarts, crashes, pauses)
 	}
 	// Whoever is restarted kindly loses the part that it fills, one that is on the way, and the files it has asked
-	// for; whoever is killed also what came in since the last checkpoint, ten seconds before.
+	// for; whoever is killed or paused also what came in since the last checkpoint, ten seconds before.
 	again := a.fetched() - files*each
-	lost := int64(restarts)*(2*part+3*each) + int64(crashes)*files*each*int64(10*time.Second)/int64(max(*rolling, 10*time.Second))
-	t.Logf("%d restarts, %d crashes: %d MiB delivered, %d MiB fetched again, of at most %d", restarts, crashes, files*each>>20, again>>20, lost>>20)
+	lost := int64(handovers)*(2*part+3*each) + int64(crashes+pauses)*files*each*int64(10*time.Second)/int64(max(*rolling, 10*time.Second))
+	t.Logf("%d restarts, %d handovers, %d crashes, %d pauses: %d MiB delivered, %d MiB fetched again, of at most %d",
+		restarts, handovers, crashes, pauses, files*each>>20, again>>20, lost>>20)
 	if again > lost {
 		t.Errorf("%d MiB were fetched again, at most %d should be", again>>20, lost>>20)
 	}
