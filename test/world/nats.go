@@ -11,7 +11,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -35,6 +37,8 @@ type settings struct {
 	Monitoring int  // 0: none
 	Sync       bool // of every message
 	Storage    int64
+	Cluster    string   // host:port where the other servers of a cluster find this one; empty: it is alone
+	Routes     []string // of all of them
 }
 
 // NATSOption changes how [StartNATS] starts.
@@ -76,6 +80,38 @@ func StartNATS(dir string, opts ...NATSOption) (*NATS, error) {
 	return n, nil
 }
 
+// StartNATSCluster starts servers that keep their streams below dir, and can keep each of them several times. It
+// returns once they have a leader.
+func StartNATSCluster(ctx context.Context, dir string, servers int) (cluster []*NATS, err error) {
+	var addresses, routes []string
+	for range servers {
+		port, err := freePort()
+		if err != nil {
+			return nil, fmt.Errorf("start NATS: %w", err)
+		}
+		addresses = append(addresses, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		routes = append(routes, "nats://"+addresses[len(addresses)-1])
+	}
+	for i, address := range addresses {
+		n, err := StartNATS(filepath.Join(dir, strconv.Itoa(i)), func(n *NATS) { n.as.Cluster, n.as.Routes = address, routes })
+		if err != nil {
+			for _, n := range cluster {
+				n.Stop()
+			}
+			return nil, err
+		}
+		cluster = append(cluster, n)
+	}
+	for !slices.ContainsFunc(cluster, func(n *NATS) bool { return n.server.JetStreamIsLeader() }) {
+		select {
+		case <-ctx.Done():
+			return cluster, fmt.Errorf("start NATS: no leader was chosen: %w", context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return cluster, nil
+}
+
 // start makes the ports ours from the first time on: a server that starts again takes the same ones, so clients
 // find it.
 func (n *NATS) start() (err error) {
@@ -89,11 +125,22 @@ func (n *NATS) start() (err error) {
 // serve runs a server in this process. It returns the settings with the ports that it has.
 func (as settings) serve() (*server.Server, settings, error) {
 	opts := server.Options{
-		ServerName: "snapfleet-" + filepath.Base(as.Dir), Host: "127.0.0.1", Port: as.Port,
+		ServerName: as.name(), Host: "127.0.0.1", Port: as.Port,
 		JetStream: true, StoreDir: as.Dir, JetStreamMaxStore: as.Storage, SyncAlways: as.Sync, NoSigs: true, NoLog: true,
 	}
 	if as.Monitoring != 0 {
 		opts.HTTPHost, opts.HTTPPort = "127.0.0.1", as.Monitoring
+	}
+	if as.Cluster != "" {
+		host, port, err := net.SplitHostPort(as.Cluster)
+		if err != nil {
+			return nil, as, err
+		}
+		opts.Cluster = server.ClusterOpts{Name: "snapfleet", Host: host, NoAdvertise: true}
+		if opts.Cluster.Port, err = strconv.Atoi(port); err != nil {
+			return nil, as, err
+		}
+		opts.Routes = server.RoutesFromStr(strings.Join(as.Routes, ","))
 	}
 	s, err := server.NewServer(&opts)
 	if err != nil {
@@ -119,6 +166,8 @@ func (as settings) serve() (*server.Server, settings, error) {
 	}
 	return s, as, nil
 }
+
+func (as settings) name() string { return "snapfleet-" + filepath.Base(as.Dir) }
 
 // settingsVariable tells a process to be a server, and which one.
 const settingsVariable = "SNAPFLEET_WORLD_NATS"
@@ -181,6 +230,9 @@ func ServeNATS() {
 	s.WaitForShutdown()
 	os.Exit(0)
 }
+
+// Name is what the server calls itself, and what others of its cluster call it.
+func (n *NATS) Name() string { return n.as.name() }
 
 // URL is where clients connect to, nats://127.0.0.1:port.
 func (n *NATS) URL() string { return "nats://" + n.Address() }
