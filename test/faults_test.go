@@ -342,3 +342,6 @@ var accidents = []kind{
 
 // landmarks are the moments at which accidents are tried one by one: one in each stretch of a delivery.
 var landmarks = []string{"create-probe", "create-tables", "part-tables", "source-get", "part-attachments", "complete-first", "complete-second", "head-volume", "put-manifest"}
+
+// bulky are the moments of an attachment that does not fit into a part.
+var bulky = []string{"source-head", "create-attachments", "source-get", "part-attachments", "receipt", "complete-second"}

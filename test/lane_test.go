@@ -15,6 +15,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
@@ -35,7 +36,8 @@ type lane struct {
 	relays     map[string][]string // the flags that lead a worker over the wire
 	witness    *witness
 	submitted  int
-	home       *lane // the lane itself, where this is its copy for one case
+	large      []byte // what is stored as the large attachment, of the home lane
+	home       *lane  // the lane itself, where this is its copy for one case
 }
 
 // crew are the workers of a lane, by name.
@@ -103,26 +105,59 @@ func (l *lane) setUp() error {
 	return nil
 }
 
-// files are the attachments: the large one makes two parts.
-var files = map[string][]byte{"large": bytes.Repeat([]byte("0123456789abcdef"), 6<<20/16), "small": []byte("small")}
+// large and short are the contents of an attachment: of the one that is larger than a part, which is dear, and of the
+// one that stands in for it where nothing depends on that. The other attachment is small.
+var (
+	large = bytes.Repeat([]byte("0123456789abcdef"), 6<<20/16)
+	short = large[:64<<10]
+	small = []byte("small")
+)
 
-// furnish makes the attachments and the rows that name them.
+// files are the attachments of the case that is under way.
+func (l *lane) files() map[string][]byte {
+	return map[string][]byte{"large": l.home.large, "small": small}
+}
+
+// furnish makes the attachments' bucket, and the rows that name them.
 func (l *lane) furnish(t *testing.T) {
 	if err := cloud.CreateBucket(t.Context(), l.source, ourAccount); err != nil {
 		t.Fatal(err)
 	}
 	conn := connect(t, l.database)
 	defer func() { _ = conn.Close(t.Context()) }()
-	for name, body := range files {
-		out, err := l.store(t.Context(), name, body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = conn.Exec(t.Context(), "INSERT INTO "+quoted(l.tenant, "file_attachments")+" VALUES ($1, 'e', $1 || '.bin', 'text/plain', $2, $3, $4)", name, l.source, l.tenant+"/"+name, out.ETag)
+	for name := range l.files() {
+		_, err := conn.Exec(t.Context(), "INSERT INTO "+quoted(l.tenant, "file_attachments")+" VALUES ($1, 'e', $1 || '.bin', 'text/plain', $2, $3, '')", name, l.source, l.tenant+"/"+name)
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// stock stores the attachments that a case needs, unless they are there.
+func (l *lane) stock(ctx context.Context, c trial) error {
+	want := short
+	if len(c.blows) != 1 || slices.Contains(bulky, c.blows[0].at.name) {
+		want = large
+	}
+	if len(l.home.large) == len(want) {
+		return nil
+	}
+	l.home.large = want
+	conn, err := pgx.Connect(ctx, l.database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has served
+	for name, body := range l.files() {
+		out, err := l.store(ctx, name, body)
+		if err == nil {
+			_, err = conn.Exec(ctx, "UPDATE "+quoted(l.tenant, "file_attachments")+" SET s3_etag = $1 WHERE id = $2", out.ETag, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *lane) store(ctx context.Context, name string, body []byte) (*s3.PutObjectOutput, error) {
@@ -200,6 +235,9 @@ func (l *lane) run(t *testing.T, c trial) (why string) {
 func (l *lane) deliver(ctx context.Context, job string, c trial) (broken []error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the job's time is over"))
 	defer cancel()
+	if err := l.stock(ctx, c); err != nil {
+		return []error{err}
+	}
 	l.ledger.busy <- true
 	submit := func() {
 		_, err := l.jobs.Submit(ctx, contracts.Request{Version: contracts.RequestVersion, Tenant: l.tenant, Job: job, RequestedAt: time.Now().UTC()}, contracts.Header{})
@@ -303,7 +341,7 @@ func (l *lane) contentViolations(ctx context.Context, job string, rows *int64) (
 	if rows != nil && victim != *rows {
 		broken = append(broken, fmt.Errorf("the table victim has %d rows, and is delivered with %d", *rows, victim))
 	}
-	broken = append(broken, attachmentViolation(m))
+	broken = append(broken, l.attachmentViolation(m))
 	l.witness.weigh(l.uploaded(job), m.Totals.Bytes)
 	return append(broken, l.ledger.violation(ctx, m, func(name string) ([]byte, error) { return l.object(ctx, job, name) }))
 }

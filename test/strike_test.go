@@ -225,7 +225,7 @@ var changed = []byte("changed")
 // strikeSource removes the attachments, or changes them.
 func strikeSource(body []byte) func(context.Context, *lane, string, string) error {
 	return func(ctx context.Context, l *lane, _, _ string) error {
-		for name := range files {
+		for name := range l.files() {
 			var err error
 			if body != nil {
 				_, err = l.store(ctx, name, body)
@@ -241,7 +241,7 @@ func strikeSource(body []byte) func(context.Context, *lane, string, string) erro
 }
 
 func (l *lane) mendSource() error {
-	for name, body := range files {
+	for name, body := range l.files() {
 		if _, err := l.store(l.t.Context(), name, body); err != nil {
 			return err
 		}

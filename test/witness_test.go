@@ -358,9 +358,9 @@ func (l *lane) standing(ctx context.Context, prefix string) (map[string]string, 
 }
 
 // attachmentViolation: every attachment is delivered as it was or as it was changed to, or is a gap (I7).
-func attachmentViolation(m contracts.Manifest) error {
+func (l *lane) attachmentViolation(m contracts.Manifest) error {
 	digests := map[string][]string{}
-	for name, body := range files {
+	for name, body := range l.files() {
 		for _, b := range [][]byte{body, changed} {
 			sum := sha256.Sum256(b)
 			digests[name] = append(digests[name], hex.EncodeToString(sum[:]))
@@ -378,7 +378,7 @@ func attachmentViolation(m contracts.Manifest) error {
 	for _, g := range m.Gaps {
 		found[g.ID] = true
 	}
-	if got := slices.Sorted(maps.Keys(found)); len(got) != len(files) {
+	if got := slices.Sorted(maps.Keys(found)); len(got) != len(l.files()) {
 		return fmt.Errorf("I7: of the attachments only %v are delivered or named as gaps", got)
 	}
 	return nil
