@@ -85,7 +85,7 @@ var moments = slices.Concat([]moment{
 	{name: "committed", says: puts(recordCell, in("committed"))},                                          // FP35
 	{name: "outcome", says: publishes("snapshot.outcome.")},                                               // FP36
 	{name: "done", says: puts(recordCell, in("done"))},                                                    // FP37
-	{name: "ack", says: settles("+ACK")},                                                                  // FP38
+	{name: "ack", says: settles("+ACK"), late: true},                                                      // FP38
 	{name: "janitor-list", operation: "ListMultipartUploads", skip: 1, late: true},                        // FP40
 	{name: "janitor-note", says: puts(sweepCell, nil), skip: 1, late: true},                               // FP40
 }, consequences)
@@ -110,7 +110,7 @@ var consequences = []moment{
 	{name: "failing", after: hits("assume-for-attempt", "denied"), says: puts(recordCell, in("failing"))},
 	{name: "dead-letter", after: hits("assume-for-attempt", "denied"), says: publishes("snapshot.dead.")}, // FP42
 	{name: "failed", after: hits("assume-for-attempt", "denied"), says: puts(recordCell, in("failed"))},
-	{name: "term-request", after: hits("assume-for-attempt", "denied"), says: settles("+TERM")}, // FP43
+	{name: "term-request", after: hits("assume-for-attempt", "denied"), says: settles("+TERM"), late: true}, // FP43
 }
 
 // hits is a kind of fault at one of a store's moments.
@@ -322,6 +322,10 @@ var peculiar = []kind{
 	{name: "sessions-expire", strike: expireSessions, only: []string{create, "UploadPart", complete, "PutObject"}},
 	{
 		name: "revoked", strike: strikeTrust, mend: (*lane).mendTrust, wait: 1500 * time.Millisecond, only: []string{"AssumeRole", create, "UploadPart", complete, "HeadObject", "PutObject"},
+		ends: []contracts.Code{contracts.RoleDenied, contracts.WriteDenied, contracts.BucketDenied},
+	},
+	{ // the uploads cannot be aborted until the job has failed: the janitor has to
+		name: "locked-out", strike: strikeTrust, mend: (*lane).mendTrust, only: []string{"part-tables", "part-attachments"},
 		ends: []contracts.Code{contracts.RoleDenied, contracts.WriteDenied, contracts.BucketDenied},
 	},
 	{name: "cut", fault: bucket.Fault{Times: 1, Reply: bucket.Reply{Cut: 1000}}, only: []string{"GetObject", "source"}},

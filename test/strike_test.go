@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 
@@ -70,8 +71,8 @@ func (l *lane) strike(ctx context.Context, job string, b blow, loose bool) *stru
 			}
 			// Not to be stopped halfway when the job ends: what is half restarted would disturb the next one.
 			err := b.kind.strike(l.t.Context(), l, job, s.via())
-			if err == nil || ctx.Err() != nil || loose && errors.Is(err, pgx.ErrNoRows) { // the other blow was first
-				return nil
+			if gone := errors.Is(err, pgx.ErrNoRows) || errors.Is(err, os.ErrProcessDone); err == nil || ctx.Err() != nil || loose && gone {
+				return nil // also when the other blow was first
 			}
 			return fmt.Errorf("%s: %w", b.kind.name, err)
 		}()

@@ -97,11 +97,11 @@ var promises = []promise{
 	{"I13", []bug{{
 		"janitor without a broom", "consumer/janitor.go",
 		`err = c.work.Abort(ctx, a, r.Uploads)`, `_ = a`,
-		`case ^create-attachments/stop$`,
+		`case ^part-tables/locked-out$`,
 	}}},
 	{"I14", []bug{{
 		"sessions left open", "exporter/snapshot.go",
-		`ended.Go(func() { disconnect(conn) })`, `ended.Go(func() { _ = conn })`,
+		`ended.Go(func() { disconnect(conn) })`, `ended.Go(func() { go func() { defer disconnect(conn); select {} }() })`,
 		`case ^undisturbed$`,
 	}}},
 	{"I15", []bug{{
