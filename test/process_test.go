@@ -133,7 +133,7 @@ func runsOutOfMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close() //nolint:errcheck // it was read
-	p := f.launch("greedy", "ulimit -v 4194304", func(c *exec.Cmd) { c.Stderr = w }, "--part-size=8GiB")
+	p := f.launch("greedy", "ulimit -v 4194304", func(c *exec.Cmd) { c.Stderr = w }, "--part-size=5GiB")
 	f.submit("job", "--only=tables")
 	if err := w.Close(); err != nil {
 		t.Fatal(err)

@@ -117,6 +117,7 @@ func TestExitCodes(t *testing.T) {
 		{"not a number in the environment", []string{"SNAPFLEET_SLOTS=many"}, []string{"worker"}, exitUsage, []string{"SNAPFLEET_SLOTS"}},
 		{"not a size", nil, []string{"export", "acme", "--to=.", "--chunk-size=huge"}, exitUsage, []string{`"huge" is not a size such as 64MiB`}},
 		{"not a choice", nil, []string{"submit", "acme", "--only=views"}, exitUsage, []string{"--only must be one of"}},
+		{"parts too small", []string{dsn}, []string{"worker", "--part-size=1MiB"}, exitUsage, []string{"--part-size is 1048576 bytes, S3 takes parts of 5MiB to 5GiB"}},
 		{"not a source", nil, []string{"worker", "--attachments-source=files"}, exitUsage, []string{"is not BUCKET=PREFIX/"}},
 		{"source without a folder", []string{dsn}, []string{"worker", "--attachments-source=files=x"}, exitUsage, []string{"a prefix that ends in a slash"}},
 		{"replicas", nil, []string{"setup", "--replicas=7"}, exitUsage, []string{"JetStream takes 1 to 5"}},

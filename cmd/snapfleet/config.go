@@ -168,7 +168,7 @@ func (s *sourceFlag) UnmarshalText(text []byte) error {
 
 // writeFlags are how volumes are cut into parts. They are [uploader.Config], as far as it is everybody's.
 type writeFlags struct {
-	PartSize byteSize `group:"s3" default:"16MiB" help:"Size of an S3 part, a multiple of 512 bytes, at least 5MiB for AWS. A volume has at most --max-parts of them."`
+	PartSize byteSize `group:"s3" default:"16MiB" help:"Size of an S3 part, a multiple of 512 bytes, 5MiB to 5GiB. A volume has at most --max-parts of them."`
 	Buffers  int      `group:"s3" default:"5" help:"Parts that one job holds in memory, at least 3. A worker's memory is about slots x buffers x part size."`
 }
 

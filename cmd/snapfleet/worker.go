@@ -105,6 +105,11 @@ func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
 	if err != nil {
 		return nil, err
 	}
+	// https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: whoever cuts smaller parts learns it when
+	// everything has been read and sent.
+	if w.PartSize < 5<<20 || w.PartSize > 5<<30 {
+		return nil, usagef("--part-size is %d bytes, S3 takes parts of 5MiB to 5GiB", w.PartSize)
+	}
 	write := uploader.Config{
 		PartBytes: int(w.PartSize), Buffers: w.Buffers, MaxParts: w.MaxParts, AllowEndpoints: w.AllowEndpoint,
 		NoChecksum: w.NoChecksum, SessionDuration: w.SessionDuration, TrustCheck: w.TrustCheck,
