@@ -100,7 +100,8 @@ func (s *Snapshot) readAttachments() error {
 	if err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
-	if err := exec(ctx, conn, "ROLLBACK TO attachments"); err != nil {
+	// Released, too: in a subtransaction a standby's conflict would end the session, and say nothing.
+	if err := exec(ctx, conn, "ROLLBACK TO attachments; RELEASE attachments"); err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
 	return s.checkAttachments()
