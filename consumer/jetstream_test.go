@@ -412,3 +412,27 @@ func TestForgedOutcomeSilencesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestNoRequestIsTakenForAnother(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nc, jobs, w, _ := fleet(t)
+	// Somebody uses the id by which the queue would know our request, for something else.
+	stranger := &nats.Msg{Subject: contracts.RequestSubject("somebody"), Data: []byte("nonsense")}
+	if _, err := jobs.js.PublishMsg(ctx, stranger, jetstream.WithMsgID(contracts.RequestMsgID("acme", "job"))); err != nil {
+		t.Fatal(err)
+	}
+	for again, want := range []bool{false, true, true} {
+		if duplicate, err := jobs.Submit(ctx, request("job"), nil); err != nil || duplicate != want {
+			t.Fatalf("submitted %d times before: duplicate %t, %v", again, duplicate, err)
+		}
+	}
+	stop := start(t, nc, exports{n: w.node("bucket")}, quick("w1"))
+	defer stop()
+	if s := ending(t, jobs, "job"); s.Outcome == nil || s.Outcome.Kind != contracts.Delivered {
+		t.Errorf("%+v", s)
+	}
+	if duplicate, err := jobs.Submit(ctx, request("job"), nil); err != nil || !duplicate {
+		t.Errorf("submitted when it has ended: duplicate %t, %v", duplicate, err)
+	}
+}

@@ -68,8 +68,8 @@ func OpenJobs(ctx context.Context, js jetstream.JetStream) (*Jobs, error) {
 	return &Jobs{js: js, records: records{cells}, kv: cells.kv}, nil
 }
 
-// Submit publishes a request. duplicate says that the queue has seen the job's id within its window and that
-// nothing was added; a job whose id was used before, with the same content, is also harmless after that.
+// Submit publishes a request. duplicate says that the job was asked for before, and that nothing was added; a job
+// whose id was used before, with the same content, is also harmless after that.
 func (j *Jobs) Submit(ctx context.Context, req contracts.Request, header contracts.Header) (duplicate bool, err error) {
 	if err := req.Validate(); err != nil {
 		return false, err
@@ -78,7 +78,20 @@ func (j *Jobs) Submit(ctx context.Context, req contracts.Request, header contrac
 	if err == nil && r.Digest != "" && r.Digest != req.Digest() {
 		return false, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before, with other content", req.Job, req.Tenant)
 	}
-	return j.publish(ctx, req, header, contracts.RequestMsgID(req.Tenant, req.Job))
+	duplicate, err = j.publish(ctx, req, header, contracts.RequestMsgID(req.Tenant, req.Job))
+	if err != nil || !duplicate {
+		return duplicate, err
+	}
+	// The queue goes by a header, which anybody may have used, and which outlives a request that was refused: only a
+	// job that is known has been asked for.
+	s, err := j.Status(ctx, req.Tenant, req.Job)
+	if err == nil && (s.State != string(failed) || s.Outcome != nil) {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, ErrNoJob) {
+		return false, fmt.Errorf("see whether the job is known: %w", err)
+	}
+	return j.publish(ctx, req, header, "")
 }
 
 func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contracts.Header, id string) (duplicate bool, err error) {
@@ -90,7 +103,11 @@ func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contra
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
-	ack, err := j.js.PublishMsg(ctx, m, jetstream.WithMsgID(id), jetstream.WithExpectStream(contracts.RequestStream))
+	options := []jetstream.PublishOpt{jetstream.WithExpectStream(contracts.RequestStream)}
+	if id != "" {
+		options = append(options, jetstream.WithMsgID(id))
+	}
+	ack, err := j.js.PublishMsg(ctx, m, options...)
 	if err != nil {
 		return false, fmt.Errorf("publish the request: %w", notSetUp(err))
 	}
@@ -324,18 +341,14 @@ func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, 
 		defer stop()
 		look := time.NewTicker(2 * time.Second)
 		defer look.Stop()
-		for followed, first := false, true; ; first = false {
+		for first := true; ; first = false {
 			if !first {
 				select {
 				case e := <-changes:
 					if e == nil {
 						continue
 					}
-					followed = true // the record is there, and its changes reach us
-				case <-look.C:
-					if followed {
-						continue
-					}
+				case <-look.C: // a replica that lags has told what was before the last change
 				case <-ctx.Done():
 					yield(Status{}, context.Cause(ctx))
 					return
