@@ -85,10 +85,10 @@ func logsNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(hold)
-	f.work("successor", sweeping...)
 	f.allDelivered("pipe")
-	// Whether it goes on or ends by SIGPIPE, as programs do by default: the job is delivered.
-	t.Logf("a worker whose reader has gone ends with %v", p.stop(syscall.SIGTERM))
+	if err := p.stop(syscall.SIGTERM); err != nil {
+		t.Errorf("a worker whose reader has gone ends with %v", err)
+	}
 }
 
 // writesNowhere: neither the working folder nor the temporary one nor the home takes a file, and any byte that is

@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -51,6 +53,7 @@ identity needs sts:AssumeRole on the customers' roles, and s3:GetObject on the a
 
 // Run is the composition root: everything that the worker is made of is made here, and nowhere else.
 func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err error) {
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may leave; the jobs go on
 	log := w.logger(c.err, c.errTTY)
 	telemetry, err := startTelemetry(ctx)
 	if err != nil {
