@@ -85,7 +85,11 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	}
 	r, _, err := c.records.get(ctx, recordKey(tenant, job))
 	if errors.Is(err, errNoCell) {
-		return c.records.Delete(ctx, key) // the record is lost; the bucket's lifecycle rule has the rest
+		if c.seen.unchanged(key, rev) < c.cfg.Observe {
+			return nil // whoever has just left the note may be about to write the record
+		}
+		// The record is lost; the bucket's lifecycle rule has the uploads.
+		return errors.Join(c.dropPieces(ctx, tenant, job), c.records.Delete(ctx, key))
 	}
 	if err != nil || !r.State.ended() {
 		return err
@@ -101,10 +105,8 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		return fmt.Errorf("look after job %s of tenant %s: %w", job, tenant, err)
 	}
-	for _, pieces := range []string{"receipt", "plan"} {
-		if err := c.drop(ctx, tenant+"."+job+"."+pieces+".>"); err != nil {
-			return err
-		}
+	if err := c.dropPieces(ctx, tenant, job); err != nil {
+		return err
 	}
 	if s.Passes++; s.Passes > 1 {
 		return c.records.Delete(ctx, key)
@@ -114,7 +116,17 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	return err
 }
 
-// drop deletes pieces of a job that has ended: nobody will commit or continue it again.
+// dropPieces deletes what was written for a job's attempts: nobody will commit or continue one of them again.
+func (c *Consumer) dropPieces(ctx context.Context, tenant, job string) error {
+	for _, pieces := range []string{"receipt", "plan"} {
+		if err := c.drop(ctx, tenant+"."+job+"."+pieces+".>"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop deletes the cells that a filter finds.
 func (c *Consumer) drop(ctx context.Context, pieces string) error {
 	keys, err := c.records.Keys(ctx, pieces)
 	if err != nil {

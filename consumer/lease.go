@@ -101,8 +101,9 @@ func (l *lease) beat() {
 	}
 }
 
-// update changes the record by compare-and-swap, as this worker's next write. A change that an operator made
-// in between (the wish to cancel) is taken over; anything else means that the hold is lost, and cancels it.
+// update changes the record by compare-and-swap, as this worker's next write. What stands there by then may be an
+// operator's wish to cancel, or a write of our own that was never answered: both are taken over as they stand, and the
+// change is made to that. Anything else means that the hold is lost, and cancels it.
 func (l *lease) update(ctx context.Context, change func(*record)) error {
 	select {
 	case l.turn <- struct{}{}:
@@ -129,9 +130,8 @@ func (l *lease) update(ctx context.Context, change func(*record)) error {
 			l.cancel(err)
 			return err
 		}
-		was.Cancel = now.Cancel
-		l.set(was, at)
-		if now.Cancel && was.State == running {
+		l.set(now, at)
+		if now.Cancel && now.State == running {
 			l.interrupt(errCancelled)
 		}
 	}

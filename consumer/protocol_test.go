@@ -587,3 +587,21 @@ func TestRepeatedRequestOfATenantThatIsGone(t *testing.T) {
 		}
 	})
 }
+
+func TestUnansweredWriteIsNotTakenBack(t *testing.T) {
+	// The owner has recorded that it gives up, and never heard of it. Then its heartbeat is due.
+	inMemory(t, func(t *testing.T, w *memory) {
+		s := records{w.node("w1")}
+		r := record{State: running, Epoch: 1, Owner: "me", Request: request("job"), Attempt: 1, AttemptID: attemptID(1)}
+		rev := must(s.swap(t.Context(), "acme.job", r, 0))
+		l := hold(t.Context(), s, "acme.job", note{s.cells.(*node), &queued{}}, Config{}.withDefaults(), r, rev, time.Now())
+		unanswered := r
+		unanswered.State = failing
+		must(s.swap(t.Context(), "acme.job", unanswered, rev))
+		time.Sleep(time.Minute)
+		l.rest()
+		if got := w.record("acme", "job"); got.State != failing || got.Owner != "me" || l.ctx.Err() != nil {
+			t.Errorf("the record says %s of %q", got.State, got.Owner)
+		}
+	})
+}
