@@ -29,24 +29,21 @@ func manufacturer(schema string, scale float64) func(context.Context, string) er
 // TestKilledWorkerIsSucceeded kills a worker with SIGKILL while a request of its delivery is under way, before
 // and after the request took effect, at every stage of a delivery. Another worker completes the job.
 func TestKilledWorkerIsSucceeded(t *testing.T) {
-	f := newFleet(t, "killed", manufacturer("killed", 0.3))
-	manifest := func(c bucket.Call) bool { return c.Operation == "PutObject" }
-	op := func(name string) func(bucket.Call) bool {
-		return func(c bucket.Call) bool { return c.Operation == name && c.Bucket == f.bucket }
-	}
+	t.Parallel()
+	f := newFleet(t, "slain", manufacturer("slain", 0.3))
 	for _, tt := range []struct {
-		name string
-		at   func(bucket.Call) bool
-		skip int
+		name      string
+		operation string
+		skip      int
 	}{
-		{"assume", func(c bucket.Call) bool { return c.Operation == "AssumeRole" }, 1},
-		{"probe", op("CreateMultipartUpload"), 0},
-		{"create", op("CreateMultipartUpload"), 1},
-		{"first part", op("UploadPart"), 1},
-		{"later part", op("UploadPart"), 2},
-		{"complete", op("CompleteMultipartUpload"), 0},
-		{"verify", func(c bucket.Call) bool { return c.Operation == "HeadObject" && c.Bucket == f.bucket }, 0},
-		{"manifest", manifest, 0},
+		{"assume", "AssumeRole", 1},
+		{"probe", "CreateMultipartUpload", 0},
+		{"create", "CreateMultipartUpload", 1},
+		{"first part", "UploadPart", 1},
+		{"later part", "UploadPart", 2},
+		{"complete", "CompleteMultipartUpload", 0},
+		{"verify", "HeadObject", 0},
+		{"manifest", "PutObject", 0},
 	} {
 		for _, apply := range []bool{false, true} {
 			job := map[bool]string{false: "before-", true: "after-"}[apply] + tt.name
@@ -55,7 +52,7 @@ func TestKilledWorkerIsSucceeded(t *testing.T) {
 				f := *f
 				f.t = t
 				hold := make(chan struct{})
-				fault := cloud.Inject(bucket.Fault{Match: tt.at, Skip: tt.skip, Times: 1, Apply: apply, Hold: hold, Reply: bucket.Reply{Lost: true}})
+				fault := cloud.Inject(bucket.Fault{Match: f.request(job, tt.operation), Skip: tt.skip, Times: 1, Apply: apply, Hold: hold, Reply: bucket.Reply{Lost: true}})
 				defer fault.Remove()
 				first := f.work("first", "--part-size=5MiB")
 				f.submit(job, "--only=tables")
@@ -81,7 +78,8 @@ func TestKilledWorkerIsSucceeded(t *testing.T) {
 // TestStoppedWorkerIsFenced stops a worker with SIGSTOP for longer than its lease. What it does when it wakes up
 // changes nothing.
 func TestStoppedWorkerIsFenced(t *testing.T) {
-	f := newFleet(t, "stopped", manufacturer("stopped", 0.02))
+	t.Parallel()
+	f := newFleet(t, "paused", manufacturer("paused", 0.02))
 	for _, operation := range []string{"UploadPart", "CompleteMultipartUpload", "PutObject"} {
 		t.Run(operation, func(t *testing.T) {
 			f := *f
@@ -111,6 +109,7 @@ func TestStoppedWorkerIsFenced(t *testing.T) {
 
 // TestDrainedWorkerGivesBack stops a worker kindly, with no patience, in the middle of a job.
 func TestDrainedWorkerGivesBack(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "drained", manufacturer("drained", 0.02))
 	hold := make(chan struct{})
 	fault := cloud.Inject(bucket.Fault{Match: func(c bucket.Call) bool { return c.Operation == "UploadPart" && c.Bucket == f.bucket }, Skip: 1, Times: 1, Hold: hold})

@@ -96,6 +96,7 @@ func (a *album) fetched() (n int64) {
 // same upload for a moment then. The job is delivered all the same, by its first attempt, with the tables of its
 // first instant, and what is fetched twice is little.
 func TestRollingDeploys(t *testing.T) {
+	t.Parallel()
 	const files, each, part = 96, 512 << 10, 5 << 20
 	a := newAlbum(t, "rolling", files, each)
 	slow := cloud.Inject(bucket.Fault{
@@ -195,6 +196,7 @@ func TestRollingDeploys(t *testing.T) {
 // TestTablesFinishWithinTheGracePeriod stops a worker kindly while it exports tables: it goes on with them, and
 // whoever takes over has only attachments to deliver.
 func TestTablesFinishWithinTheGracePeriod(t *testing.T) {
+	t.Parallel()
 	a := newAlbum(t, "graceful", 8, 1<<20)
 	hold, fetch := make(chan struct{}), make(chan struct{})
 	tables := cloud.Inject(bucket.Fault{

@@ -295,10 +295,12 @@ func TestOneTrace(t *testing.T) {
 		"prepare > upload volume":                              2,
 		"upload volume > export table":                         3,
 		"prepare > plan attachments":                           1,
-		"process snapshot request > commit":                    1,
-		"commit > commit":                                      1, // the consumer's, and what the uploader does in it
-		"commit > S3.CompleteMultipartUpload":                  2,
-		"commit > S3.PutObject":                                1,
+		"process snapshot request > complete":                  1,
+		"complete > complete":                                  1, // the consumer's, and what the uploader does in it
+		"complete > S3.CompleteMultipartUpload":                2,
+		"process snapshot request > seal":                      1,
+		"seal > seal":                                          1,
+		"seal > S3.PutObject":                                  1,
 		"process snapshot request > announce":                  1,
 		"announce > send snapshot.outcome.*.*":                 1,
 		"process snapshot request > ack":                       1,
