@@ -118,6 +118,7 @@ func FuzzQuoting(f *testing.F) {
 		f.Add("acme", name)
 		f.Add(name, `"`)
 	}
+	f.Add("\xe3\xaa", "\xb4") // valid only together
 	tn := newTenant(f)
 	f.Fuzz(func(t *testing.T, schema, table string) {
 		if schema == "" || table == "" || len(schema) > 63 || len(table) > 63 || strings.ContainsRune(schema+table, 0) || !utf8.ValidString(schema) || !utf8.ValidString(table) {

@@ -57,6 +57,7 @@ func (s stubborn) Read(p []byte) (int, error) {
 func FuzzReframe(f *testing.F) {
 	f.Add(uint64(1), uint16(3), false)
 	f.Add(uint64(2), uint16(30000), true)
+	f.Add(uint64(3), uint16(0), false) // a stream that ends in CopyData without data
 	f.Fuzz(func(t *testing.T, seed uint64, size uint16, oneByte bool) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var in []byte
