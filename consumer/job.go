@@ -310,7 +310,7 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.Rejection) error {
 	found, err := c.found(ctx, r)
 	if err != nil && r.State == sealing {
-		return err // nobody can say whether the manifest stands: not the time to call the job failed
+		return err // whether the manifest stands nobody can say: not the time to call the job failed
 	}
 	return l.update(ctx, func(r *record) {
 		if found == nil {
@@ -321,15 +321,12 @@ func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.
 	})
 }
 
-// found is the delivery that stands in the job's folder, or nil when there is none, or none that we are let see.
+// found is the delivery that stands in the job's folder, or nil when there is none.
 func (c *Consumer) found(ctx context.Context, r record) (*delivery, error) {
 	a, err := c.attemptOf(ctx, r)
 	var manifest []byte
 	if err == nil {
 		manifest, err = c.work.Delivered(ctx, a)
-	}
-	if _, rejected := contracts.AsRejection(err); rejected {
-		return nil, nil // we are not let in, and nobody can tell when
 	}
 	if err != nil || manifest == nil {
 		return nil, err
