@@ -175,8 +175,8 @@ func strikeStop(ctx context.Context, l *lane, job, who string) error {
 	return p.Process.Signal(syscall.SIGCONT)
 }
 
-func expireSessions(context.Context, *lane, string, string) error {
-	cloud.ExpireSessions()
+func expireSessions(_ context.Context, l *lane, _, _ string) error {
+	cloud.ExpireSessions(l.role)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,12 +145,15 @@ func (s *Server) SetSessionLife(told, real time.Duration) {
 	s.iam.told, s.iam.real = told, real
 }
 
-// ExpireSessions ends every open session now: the next request of each is answered with ExpiredToken.
-func (s *Server) ExpireSessions() {
+// ExpireSessions ends every open session of these roles now, or of all if none is named: the next request of each is
+// answered with ExpiredToken.
+func (s *Server) ExpireSessions(roles ...string) {
 	s.iam.mu.Lock()
 	defer s.iam.mu.Unlock()
 	for _, open := range s.iam.sessions {
-		open.expires = time.Time{}
+		if len(roles) == 0 || slices.Contains(roles, open.role) {
+			open.expires = time.Time{}
+		}
 	}
 }
 
