@@ -19,6 +19,8 @@ raced      = $(filter-out %/snapfleet/test,$(packages))
 processes  = $(filter %/snapfleet/test,$(packages))
 FUZZTIME  ?= 10s
 SEEDS     ?= 50
+GB        ?= 2.3
+ROUNDS    ?= 3
 
 .PHONY: help
 help: ## List the targets.
@@ -70,7 +72,12 @@ campaign: ## Look for broken promises, and for bugs that no test finds. Longer: 
 	$(GO) run ./test/campaign --seeds $(SEEDS)
 
 .PHONY: bench
-bench: ## Run every benchmark.
+bench: ## Compare a delivery with scripts, pg_dump and the least it could cost. Smaller: make bench GB=0.2 ROUNDS=1
+	@test/install.sh
+	$(GO) run ./test/bench --gb=$(GB) --rounds=$(ROUNDS) $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## Run every Go benchmark.
 	@test/install.sh
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 $(PKG)
 

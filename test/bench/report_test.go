@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// given is a report of three rounds. In the second the machine was slow.
+func given() *Report {
+	round := func(slow, perSecond float64) Round {
+		return Round{
+			Order: []string{"script", "script_tuned", "pg_dump", "copy", "copy_deflate", "snapfleet"},
+			Costs: map[string]Cost{
+				"script":       {Wall: 40 * slow, CPU: 36, RSS: 70, Delivered: 1e9},
+				"script_tuned": {Wall: 20 * slow, CPU: 20, RSS: 71, Delivered: 1e9},
+				"pg_dump":      {Wall: 16 * slow, CPU: 18, RSS: 72, Delivered: 1e9},
+				"copy":         {Wall: 8 * slow, CPU: 4},
+				"copy_deflate": {Wall: 10 * slow, CPU: 7},
+				"snapfleet":    {Wall: 12 * slow, CPU: 6 * slow, RSS: 150, Delivered: 1e9},
+			},
+			Small: Small{Jobs: 10, PerSecond: perSecond, Latency: 1 / perSecond},
+		}
+	}
+	return &Report{GB: 2, Slots: 4, Versions: map[string]string{"upload": "aws-cli/0"}, Rounds: []Round{round(1, 20), round(3, 5), round(1, 10)}}
+}
+
+func TestReportHasItsKeys(t *testing.T) {
+	t.Parallel()
+	r, file := given(), filepath.Join(t.TempDir(), "bench.json")
+	r.conclude()
+	if err := r.write(file, ""); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found map[string]any
+	if err := json.Unmarshal(data, &found); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]float64{
+		"wall_ratio_roofline": 1.2, "wall_ratio_copy": 1.5, "wall_ratio_script": 0.3, "wall_ratio_script_tuned": 0.6, "wall_ratio_pg_dump": 0.75,
+		"wall_s": 12, "worker_cpu_s_per_gb": 3, "peak_rss_mib": 150, "small_jobs_per_s": 10, "small_job_latency_s": 0.1, "gb": 2,
+	} {
+		if got, ok := found[key].(float64); !ok || math.Abs(got-want) > 1e-9 {
+			t.Errorf("%s is %v, want %v", key, found[key], want)
+		}
+	}
+	for _, key := range []string{"machine", "versions", "rounds"} {
+		if found[key] == nil {
+			t.Errorf("there is no %s", key)
+		}
+	}
+	if rounds, ok := found["rounds"].([]any); !ok || len(rounds) != 3 {
+		t.Errorf("not every round is there: %v", found["rounds"])
+	}
+}
+
+func TestMedian(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		of   []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{4, 1}, 2.5}, {[]float64{9, 1, 2}, 2}} {
+		if got := median(tt.of); got != tt.want {
+			t.Errorf("of %v: %v, want %v", tt.of, got, tt.want)
+		}
+	}
+}
+
+func TestTableSaysHowScriptsUpload(t *testing.T) {
+	t.Parallel()
+	r := given()
+	r.conclude()
+	var out strings.Builder
+	r.print(&out)
+	for _, want := range []string{"aws-cli/0", "0.75 x", "10.0 a second", "100 ms"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+}
+
+func TestPictureIsXML(t *testing.T) {
+	t.Parallel()
+	r := given()
+	drawn, err := r.draw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bars := 0
+	for d := xml.NewDecoder(strings.NewReader(string(drawn))); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, drawn)
+		}
+		if start, ok := token.(xml.StartElement); ok && start.Name.Local == "rect" {
+			bars++
+		}
+	}
+	if bars != len(entrants) || !strings.Contains(string(drawn), ">40.0 s<") {
+		t.Errorf("%d bars:\n%s", bars, drawn)
+	}
+}
