@@ -151,7 +151,7 @@ func (r *Report) print(w io.Writer) {
 	}
 	t.Render()
 	fmt.Fprintf(w, "small jobs: %.1f a second by one worker with %d slots, %.0f ms from submit to ack\n", r.JobsPerS, r.Slots, 1000*r.JobLatency)
-	fmt.Fprintf(w, "medians of %d rounds, %.3g GB of CSV, %d x %s; scripts upload with %s\n", len(r.Rounds), r.GB, r.Machine.Cores, r.Machine.Model, r.Versions["upload"])
+	fmt.Fprintf(w, "medians of %d round(s), %.3g GB of CSV, %d x %s; scripts upload with %s\n", len(r.Rounds), r.GB, r.Machine.Cores, r.Machine.Model, r.Versions["upload"])
 }
 
 // write keeps the figures, and the picture if there is to be one.
@@ -217,7 +217,7 @@ func (r *Report) draw() ([]byte, error) {
 	var out bytes.Buffer
 	err := bars.Execute(&out, map[string]any{
 		"Title": fmt.Sprintf("%.2g GB from PostgreSQL to S3: seconds, less is better", r.GB), "Bars": all, "Foot": foot, "Height": foot + 10,
-		"Note": fmt.Sprintf("Medians of %d rounds, everything on one machine: %d cores. Made by make bench.", len(r.Rounds), r.Machine.Cores),
+		"Note": fmt.Sprintf("Medians of %d round(s), everything on one machine: %d cores. Made by make bench.", len(r.Rounds), r.Machine.Cores),
 	})
 	return out.Bytes(), err
 }
