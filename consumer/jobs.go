@@ -217,17 +217,32 @@ func (j *Jobs) dead(ctx context.Context, tenant, job string) (reason *contracts.
 	return reason, nil
 }
 
+// soon bounds one question to the broker by readTimeout.
+func soon(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return ask(ctx)
+}
+
 // messages reads a stream's messages on a subject by their sequence. It makes no consumer: a work queue allows
 // no second one.
 func (j *Jobs) messages(ctx context.Context, name, subject string) iter.Seq2[*jetstream.RawStreamMsg, error] {
 	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
-		stream, err := j.js.Stream(ctx, name)
+		var stream jetstream.Stream
+		err := soon(ctx, func(ctx context.Context) (err error) {
+			stream, err = j.js.Stream(ctx, name)
+			return err
+		})
 		if err != nil {
 			yield(nil, notSetUp(err))
 			return
 		}
 		for seq := uint64(1); ; {
-			m, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+			var m *jetstream.RawStreamMsg
+			err := soon(ctx, func(ctx context.Context) (err error) {
+				m, err = stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+				return err
+			})
 			if errors.Is(err, jetstream.ErrMsgNotFound) {
 				return
 			}
