@@ -68,7 +68,7 @@ func TestCampaign(t *testing.T) {
 				for c := range queue {
 					score.add(c, l.run(t, c))
 				}
-				for _, err := range append(l.keepsakes(t.Context()), l.unswept(t.Context())) {
+				for _, err := range append(append(l.keepsakes(t.Context()), l.unswept(t.Context())), l.witness.aborts()...) {
 					if err != nil {
 						t.Error(err)
 						score.add(trial{name: "at the end"}, err.Error())

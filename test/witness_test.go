@@ -237,6 +237,16 @@ func (w *witness) violations(job string) []error {
 	return append(broken, w.lane.abortViolations(job, w.turns[job])...)
 }
 
+// aborts is asked once more at the end: a worker that was stopped may have woken up when its job had been judged.
+func (w *witness) aborts() (broken []error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for job, turns := range w.turns {
+		broken = append(broken, w.lane.abortViolations(job, turns)...)
+	}
+	return broken
+}
+
 // sourceViolations: of our own store we only read (I8).
 func (l *lane) sourceViolations() (broken []error) {
 	for _, c := range cloud.Calls() {

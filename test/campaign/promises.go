@@ -82,7 +82,7 @@ var promises = []promise{
 	{"I10", []bug{{
 		"fenced worker cleans up", "consumer/job.go",
 		"	case letGo:\n", "	case letGo:\n		if a, err := c.attemptOf(ctx, r); err == nil { _ = c.work.Abort(ctx, a, r.Uploads) }\n",
-		`case ^complete-first/stop$`,
+		`case ^(committing|complete-first|complete-second|head-volume|put-manifest|sealing)/stop(-after)?$`, // whoever wakes up in time
 	}}},
 	{"I11", []bug{{
 		"gzip that does not end", "exporter/snapshot.go",
