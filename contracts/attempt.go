@@ -1,5 +1,7 @@
 package contracts
 
+import "cmp"
+
 // Attempt is one try at one job: what was asked, for whom, and which try it is. The consumer makes it,
 // from a decoded request and the tenant's own record; everything that acts is given one.
 type Attempt struct {
@@ -14,6 +16,10 @@ type Attempt struct {
 
 // Prefix is the folder in the bucket that this attempt, and nothing else, may write to: "tenant/job/".
 func (a Attempt) Prefix() string { return JobPrefix(a.Tenant.Name, a.Request.Job) }
+
+// Format is how this attempt writes tables: as its request says, else as the tenant's record does. Who goes on with
+// an attempt keeps the format in which its tables are written; see [Checkpoint.Format].
+func (a Attempt) Format() Format { return cmp.Or(a.Request.Format, a.Tenant.Format, CSV) }
 
 // Progress is how far an attempt has come. It is a report, not a record: it may lag and it may be lost.
 type Progress struct {

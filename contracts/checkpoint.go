@@ -24,6 +24,9 @@ type Checkpoint struct {
 	Objects []Object `json:"objects,omitempty"`
 	// Gaps are files that were there when the store was asked, and gone when they were fetched.
 	Gaps []Gap `json:"gaps,omitempty"`
+	// Format is what the tables are written in; the tenant's record may name another since. It comes with the plan.
+	// Empty, as an earlier release left it: [CSV].
+	Format Format `json:"format,omitempty"`
 	// PartBytes is the size of every part but a volume's last.
 	PartBytes int `json:"part_bytes,omitempty"`
 	// Volumes are what is written, in order. All are closed but the last.
@@ -163,7 +166,10 @@ func (c *Checkpoint) add(attempt string, piece Checkpoint) error {
 		if piece.PartBytes <= 0 || piece.PartBytes > 5<<30 {
 			return fmt.Errorf("parts of %d bytes", piece.PartBytes)
 		}
-		c.Plan, c.PartBytes = piece.Plan, piece.PartBytes
+		if piece.Format != "" && !piece.Format.valid() {
+			return fmt.Errorf("tables in %.80q", piece.Format)
+		}
+		c.Plan, c.PartBytes, c.Format = piece.Plan, piece.PartBytes, piece.Format
 	}
 	if c.Plan == nil {
 		return errors.New("there is no plan before it")

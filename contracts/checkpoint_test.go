@@ -37,7 +37,7 @@ func checkpoints() (pieces []contracts.Checkpoint, whole contracts.Checkpoint) {
 	}
 	objects := []contracts.Object{{ETag: "e", Size: 700, Modified: 1e9}, {ETag: "e2", Size: 700}, {}}
 	tables := contracts.Packed{
-		Kind: contracts.Tables, Closed: true, Files: []contracts.File{{Name: "t.csv.gz", Volume: "tables", Of: "t", Size: 9, Rows: 3}},
+		Kind: contracts.Tables, Closed: true, Files: []contracts.File{{Name: "t.jsonl.gz", Volume: "tables", Of: "t", Size: 9, Rows: 3}},
 		Upload: contracts.Upload{Name: "tables", ID: "i", Size: 1536, CRC64NVME: "c", Parts: parts(0, 2)},
 	}
 	first := contracts.Packed{Index: 1, Kind: contracts.Attachments, Limit: 4096, Upload: contracts.Upload{Name: "one", ID: "j"}}
@@ -51,14 +51,14 @@ func checkpoints() (pieces []contracts.Checkpoint, whole contracts.Checkpoint) {
 	next.Upload.Parts, next.Upload.Size, next.Mark = parts(0, 1), 1024, contracts.Mark{Of: "3", Skip: 1024, Offset: 512, Digest: []byte("more")}
 
 	pieces = []contracts.Checkpoint{
-		{Attempt: kept, Plan: plan, PartBytes: 1024, Volumes: []contracts.Packed{tables}},
+		{Attempt: kept, Plan: plan, Format: contracts.JSONL, PartBytes: 1024, Volumes: []contracts.Packed{tables}},
 		{Attempt: kept, Objects: objects},
 		{Attempt: kept, PartBytes: 1024, Volumes: []contracts.Packed{begun}, Gaps: []contracts.Gap{{ID: "9", Reason: "missing"}}},
 		{Attempt: kept, PartBytes: 1024, Volumes: []contracts.Packed{ended, next}},
 	}
 	ended.FirstPart, ended.Upload.Parts, ended.FirstFile, ended.Files = 0, parts(0, 4), 0, files("one", 0, 3)
 	whole = contracts.Checkpoint{
-		Version: contracts.CheckpointVersion, Attempt: kept, Plan: plan, Objects: objects, PartBytes: 1024,
+		Version: contracts.CheckpointVersion, Attempt: kept, Plan: plan, Objects: objects, Format: contracts.JSONL, PartBytes: 1024,
 		Gaps: pieces[2].Gaps, Volumes: []contracts.Packed{tables, ended, next},
 	}
 	return pieces, whole
@@ -119,6 +119,7 @@ func TestCheckpointsThatDoNotFit(t *testing.T) {
 		"other order":     func(p []contracts.Checkpoint) []contracts.Checkpoint { p[2], p[3] = p[3], p[2]; return p },
 		"taken back":      func(p []contracts.Checkpoint) []contracts.Checkpoint { return append(p, p[2]) },
 		"another part":    func(p []contracts.Checkpoint) []contracts.Checkpoint { p[3].PartBytes = 512; return p },
+		"no such format":  func(p []contracts.Checkpoint) []contracts.Checkpoint { p[0].Format = "xlsx"; return p },
 		"no part size":    func(p []contracts.Checkpoint) []contracts.Checkpoint { p[0].PartBytes = 0; return p },
 		"a huge part":     func(p []contracts.Checkpoint) []contracts.Checkpoint { p[0].PartBytes = 6 << 30; return p },
 		"too few objects": func(p []contracts.Checkpoint) []contracts.Checkpoint { p[1].Objects = p[1].Objects[1:]; return p },

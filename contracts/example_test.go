@@ -45,12 +45,14 @@ func ExampleTableFiles() {
 		fmt.Println(name)
 	}
 	fmt.Println(contracts.PartFile("runs.csv.gz", 1))
+	fmt.Println(contracts.PartFile("runs.jsonl.gz", 2))
 	// Output:
 	// parts.csv.gz
 	// bom%2Flines.csv.gz
 	// runs.csv.gz
 	// runs_part1~acf3964b.csv.gz
 	// runs_part1.csv.gz
+	// runs_part2.jsonl.gz
 }
 
 func ExampleAttachmentFile() {

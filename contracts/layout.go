@@ -70,7 +70,7 @@ func TableFiles(tables []string, format Format) []string {
 
 // PartFile is the name of the n-th file of a table that was split over volumes, counted from 1.
 func PartFile(name string, n int) string {
-	for _, f := range []Format{CSV} {
+	for _, f := range formats {
 		if stem, ok := strings.CutSuffix(name, "."+string(f)); ok {
 			return stem + "_part" + strconv.Itoa(n) + "." + string(f)
 		}

@@ -84,12 +84,22 @@ func FuzzTableFiles(f *testing.F) {
 	})
 }
 
-// checkTableFiles holds the names of tables, and of their parts, against everything that is promised.
+// checkTableFiles holds the names of tables, and of their parts, against everything that is promised. In whatever
+// format, a table's file is called the same but for the suffix.
 func checkTableFiles(t *testing.T, tables []string) {
 	t.Helper()
 	names := contracts.TableFiles(tables, contracts.CSV)
 	if !slices.Equal(names, contracts.TableFiles(tables, contracts.CSV)) {
 		t.Fatalf("%q: another name the second time", tables)
+	}
+	for i, name := range contracts.TableFiles(tables, contracts.JSONL) {
+		if stem, ok := strings.CutSuffix(name, ".jsonl.gz"); !ok || stem+".csv.gz" != names[i] {
+			t.Fatalf("%q: %q is %q in jsonl.gz", tables[i], names[i], name)
+		}
+		checkSegment(t, contracts.PartFile(name, 10_000), 100)
+		if part := contracts.PartFile(name, 2); strings.TrimSuffix(part, ".jsonl.gz")+".csv.gz" != contracts.PartFile(names[i], 2) {
+			t.Fatalf("%q: its second part is %q in jsonl.gz", tables[i], part)
+		}
 	}
 	plain := regexp.MustCompile(`^[a-z][a-z0-9_]{3,60}[a-z_]$`) // and so no device
 	seen := map[string]string{}
@@ -147,6 +157,9 @@ func TestPartFile(t *testing.T) {
 		{"runs.csv.gz", 1, "runs_part1.csv.gz"},
 		{"runs.csv.gz", 12, "runs_part12.csv.gz"},
 		{"a.csv.gz.csv.gz", 2, "a.csv.gz_part2.csv.gz"},
+		{"runs.jsonl.gz", 2, "runs_part2.jsonl.gz"},
+		{"a.csv.gz.jsonl.gz", 2, "a.csv.gz_part2.jsonl.gz"},
+		{"a.jsonl.gz.csv.gz", 2, "a.jsonl.gz_part2.csv.gz"},
 		{"runs", 3, "runs_part3"},
 	} {
 		if got := contracts.PartFile(c.name, c.n); got != c.want {

@@ -22,7 +22,7 @@ type Manifest struct {
 	// Attempt is the [Attempt].ID whose bytes these are.
 	Attempt string `json:"attempt"`
 	Only    Kind   `json:"only,omitempty"` // what the request was restricted to
-	Format  Format `json:"format"`
+	Format  Format `json:"format"`         // of every table's file, and its suffix
 
 	RequestedAt time.Time `json:"requested_at"`
 	// Snapshot is the instant that every table, and the list of attachments, was read at.

@@ -29,6 +29,8 @@ type Request struct {
 	Job string `json:"job"`
 	// Only restricts the snapshot to "tables" or "attachments". Empty: both.
 	Only Kind `json:"only,omitempty"`
+	// Format of the table files, instead of the tenant's own. Empty: the tenant's.
+	Format Format `json:"format,omitempty"`
 	// RequestedAt is when the publisher asked, RFC 3339. A request older than the fleet's limit
 	// (7 days) is refused, so a forgotten message cannot become a second delivery.
 	RequestedAt time.Time `json:"requested_at"`
@@ -70,6 +72,8 @@ func (r Request) Validate() error {
 		return Reject(InvalidRequest, "job %.80q is not 1 to 64 of A-Z a-z 0-9 _ -", r.Job)
 	case r.Only != "" && r.Only != Tables && r.Only != Attachments:
 		return Reject(InvalidRequest, "only %.80q is neither %q nor %q", r.Only, Tables, Attachments)
+	case r.Format != "" && !r.Format.valid():
+		return Reject(InvalidRequest, "format %.80q is neither %q nor %q", r.Format, CSV, JSONL)
 	case r.RequestedAt.IsZero():
 		return Reject(InvalidRequest, "requested_at is missing")
 	case r.RequestedAt.Year() < 2000 || r.RequestedAt.Year() > 2999:

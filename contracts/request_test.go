@@ -23,7 +23,7 @@ func request(field, value string) string {
 	fields := map[string]string{"version": "1", "tenant": `"acme"`, "job": `"2026-03-31-143022"`, "requested_at": `"2026-03-31T14:30:22Z"`}
 	fields[field] = value
 	var list []string
-	for _, k := range []string{"version", "tenant", "job", "only", "requested_at", field} {
+	for _, k := range []string{"version", "tenant", "job", "only", "format", "requested_at", field} {
 		if v := fields[k]; v != "" {
 			list = append(list, `"`+k+`":`+v)
 			delete(fields, k)
@@ -42,6 +42,10 @@ func requestCases() []requestCase {
 		{name: "attachments only", body: request("only", `"attachments"`)},
 		{name: "only empty", body: request("only", `""`)},
 		{name: "only null", body: request("only", `null`)},
+		{name: "csv.gz", body: request("format", `"csv.gz"`)},
+		{name: "jsonl.gz", body: request("format", `"jsonl.gz"`)},
+		{name: "format empty", body: request("format", `""`)},
+		{name: "format null", body: request("format", `null`)},
 		{name: "tenant of one letter", body: request("tenant", `"a"`)},
 		{name: "tenant of 63", body: request("tenant", `"`+strings.Repeat("a", 63)+`"`)},
 		{name: "tenant escaped", body: request("tenant", `"\u0061cme"`)},
@@ -109,6 +113,11 @@ func requestCases() []requestCase {
 		{name: "only unknown", body: request("only", `"schemas"`), code: invalid},
 		{name: "only in capitals", body: request("only", `"Tables"`), code: invalid},
 		{name: "only a list", body: request("only", `["tables"]`), code: invalid},
+
+		{name: "format unknown", body: request("format", `"parquet"`), code: invalid},
+		{name: "format without gz", body: request("format", `"jsonl"`), code: invalid},
+		{name: "format in capitals", body: request("format", `"CSV.GZ"`), code: invalid},
+		{name: "format a list", body: request("format", `["csv.gz"]`), code: invalid},
 
 		{name: "requested_at missing", body: request("requested_at", ""), code: invalid},
 		{name: "requested_at null", body: request("requested_at", "null"), code: invalid},
@@ -211,6 +220,8 @@ func TestRequestDigest(t *testing.T) {
 		"job":     func(r *contracts.Request) { r.Job = "k" },
 		"tables":  func(r *contracts.Request) { r.Only = contracts.Tables },
 		"files":   func(r *contracts.Request) { r.Only = contracts.Attachments },
+		"csv":     func(r *contracts.Request) { r.Format = contracts.CSV },
+		"jsonl":   func(r *contracts.Request) { r.Format = contracts.JSONL },
 	} {
 		r := base
 		change(&r)
@@ -223,6 +234,25 @@ func TestRequestDigest(t *testing.T) {
 	const want = "788fd311ca4f67f19610e90da62352478b6ee985eb44f8cd2522ed1cb2f505a1"
 	if got := base.Digest(); got != want {
 		t.Errorf("digest is %s, not %s", got, want)
+	}
+}
+
+func TestAttemptFormat(t *testing.T) {
+	t.Parallel()
+	const csv, jsonl = contracts.CSV, contracts.JSONL
+	for _, c := range []struct{ request, tenant, want contracts.Format }{
+		{"", "", csv},
+		{"", csv, csv},
+		{"", jsonl, jsonl},
+		{csv, "", csv},
+		{csv, jsonl, csv},
+		{jsonl, "", jsonl},
+		{jsonl, csv, jsonl},
+	} {
+		a := contracts.Attempt{Request: contracts.Request{Format: c.request}, Tenant: contracts.Tenant{Format: c.tenant}}
+		if got := a.Format(); got != c.want {
+			t.Errorf("request %q, tenant %q: %q, want %q", c.request, c.tenant, got, c.want)
+		}
 	}
 }
 

@@ -169,7 +169,7 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 		schema, name string
 		value        any
 	}{
-		{"request", "full", contracts.Request{Version: 1, Tenant: "acme", Job: "j", Only: contracts.Tables, RequestedAt: now}},
+		{"request", "full", contracts.Request{Version: 1, Tenant: "acme", Job: "j", Only: contracts.Tables, Format: contracts.JSONL, RequestedAt: now}},
 		{"request", "bare", contracts.Request{Version: 1, Tenant: "acme", Job: "j", RequestedAt: now}},
 		{"tenant", "full", tenant},
 		{"tenant", "bare", plain},

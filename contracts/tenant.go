@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -22,7 +23,7 @@ type Tenant struct {
 	Schema string `json:"schema"`
 	// Destination is the customer's bucket and how to write there.
 	Destination Destination `json:"destination"`
-	// Format of the table files. Empty: [CSV].
+	// Format of the table files, unless a request names another. Empty: [CSV].
 	Format Format `json:"format,omitempty"`
 	// Limits of one delivery.
 	Limits Limits `json:"limits,omitzero"`
@@ -57,7 +58,16 @@ const (
 	// CSV is PostgreSQL's CSV with a header row, compressed by gzip: an unquoted empty field is NULL,
 	// a quoted one the empty string.
 	CSV Format = "csv.gz"
+	// JSONL is one JSON object for each row, on a line of its own, compressed by gzip: exactly what PostgreSQL's
+	// row_to_json gives, keys in the order of the columns. There is no header row, and an empty table's text is
+	// empty.
+	JSONL Format = "jsonl.gz"
 )
+
+// formats are all there are.
+var formats = []Format{CSV, JSONL}
+
+func (f Format) valid() bool { return slices.Contains(formats, f) }
 
 // Limits bounds one delivery.
 type Limits struct {
@@ -153,8 +163,8 @@ func (t Tenant) Validate() error {
 		return bad("KMS key ARN", d.KMSKeyARN, "arn:aws:kms:<region>:<account>:key/<id>")
 	case d.Endpoint != "" && !validEndpoint(d.Endpoint):
 		return bad("endpoint", d.Endpoint, "https://host[:port] without user, path or query (http only on loopback)")
-	case t.Format != CSV:
-		return bad("format", string(t.Format), string(CSV))
+	case !t.Format.valid():
+		return bad("format", string(t.Format), fmt.Sprintf("%q or %q", CSV, JSONL))
 	case t.Limits.VolumeBytes < 32<<20 || t.Limits.VolumeBytes > 1<<40:
 		return bad("volume_bytes", fmt.Sprint(t.Limits.VolumeBytes), "between 32 MiB and 1 TiB")
 	case t.Limits.Gaps != DeliverGaps && t.Limits.Gaps != FailOnGaps:

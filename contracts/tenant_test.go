@@ -37,6 +37,7 @@ func tenantCases() []tenantCase {
 		{name: "endpoint on loopback", change: func(t *T) { t.Destination.Endpoint = "http://127.0.0.1:7070" }},
 		{name: "endpoint on IPv6 loopback", change: func(t *T) { t.Destination.Endpoint = "http://[::1]:7070" }},
 		{name: "smallest volume", change: func(t *T) { t.Limits.VolumeBytes = 32 << 20 }},
+		{name: "jsonl.gz", change: func(t *T) { t.Format = contracts.JSONL }},
 		{name: "largest volume", change: func(t *T) { t.Limits.VolumeBytes = 1 << 40 }},
 
 		{name: "version", change: func(t *T) { t.Version = 2 }, names: "version"},
@@ -78,6 +79,7 @@ func tenantCases() []tenantCase {
 		{name: "endpoint with port only", change: func(t *T) { t.Destination.Endpoint = "https://:443" }, names: "endpoint", beyond: true},
 		{name: "endpoint on disk", change: func(t *T) { t.Destination.Endpoint = "file:///etc/passwd" }, names: "endpoint"},
 		{name: "format", change: func(t *T) { t.Format = "xlsx" }, names: "format"},
+		{name: "format without gz", change: func(t *T) { t.Format = "jsonl" }, names: "format"},
 		{name: "no format", change: func(t *T) { t.Format = "" }, names: "format"},
 		{name: "volume too small", change: func(t *T) { t.Limits.VolumeBytes = 32<<20 - 1 }, names: "volume_bytes"},
 		{name: "volume too large", change: func(t *T) { t.Limits.VolumeBytes = 1<<40 + 1 }, names: "volume_bytes"},
