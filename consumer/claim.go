@@ -176,7 +176,7 @@ func witness(a contracts.Attempt, manifest []byte) (*delivery, error) {
 	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job {
 		return nil, fmt.Errorf("the folder %s holds a delivery of %s", a.Prefix(), contracts.JobPrefix(m.Tenant, m.Job))
 	}
-	if m.Only != a.Request.Only {
+	if asked := a.Request; m.Only != asked.Only || asked.Format != "" && m.Format != asked.Format {
 		return nil, fmt.Errorf("the folder %s holds this job's delivery: %w", a.Prefix(), errOtherContent)
 	}
 	return &delivery{

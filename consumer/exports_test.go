@@ -52,7 +52,7 @@ func (e exports) Prepare(ctx context.Context, a contracts.Attempt, j Journal) (c
 	if err := e.abortAllBut(ctx, a, kept); err != nil {
 		return none, err
 	}
-	m := contracts.Manifest{Version: contracts.ManifestVersion, Tenant: a.Tenant.Name, Job: a.Request.Job, Attempt: a.ID, Only: a.Request.Only, Producer: contracts.Producer{Name: e.n.name}}
+	m := contracts.Manifest{Version: contracts.ManifestVersion, Tenant: a.Tenant.Name, Job: a.Request.Job, Attempt: a.ID, Only: a.Request.Only, Format: a.Format(), Producer: contracts.Producer{Name: e.n.name}}
 	r := contracts.Receipt{Version: contracts.ReceiptVersion, Attempt: a.ID}
 	for i, kind := range []contracts.Kind{contracts.Tables, contracts.Attachments} {
 		name := contracts.VolumeName(kind, a.Request.Job, 0)

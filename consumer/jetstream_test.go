@@ -247,10 +247,15 @@ func TestThroughJetStream(t *testing.T) {
 	if duplicate, err := jobs.Submit(ctx, request("one"), nil); err != nil || !duplicate {
 		t.Errorf("again: %v, %v", duplicate, err)
 	}
-	other := request("one")
-	other.Only = contracts.Tables
-	if _, err := jobs.Submit(ctx, other, nil); err == nil || !strings.Contains(err.Error(), string(contracts.JobConflict)) {
-		t.Errorf("the same job with other content: %v", err)
+	for _, change := range []func(*contracts.Request){
+		func(r *contracts.Request) { r.Only = contracts.Tables },
+		func(r *contracts.Request) { r.Format = contracts.JSONL },
+	} {
+		other := request("one")
+		change(&other)
+		if _, err := jobs.Submit(ctx, other, nil); err == nil || !strings.Contains(err.Error(), string(contracts.JobConflict)) {
+			t.Errorf("the same job with other content: %v", err)
+		}
 	}
 	if err := jobs.Cancel(ctx, "acme", "one"); !errors.Is(err, ErrTooLate) {
 		t.Errorf("cancelling what is done: %v", err)
