@@ -69,6 +69,7 @@ const (
 	RowSecurity           Code = "row_security"
 	ForeignRelation       Code = "foreign_relation"
 	TooManyTables         Code = "too_many_tables"
+	FormatImpossible      Code = "format_impossible"
 	DatabaseDenied        Code = "database_denied"
 	DataCorrupted         Code = "data_corrupted"
 	AttachmentsUnreadable Code = "attachments_unreadable"
@@ -190,6 +191,10 @@ var advice = map[Code]Advice{
 	TooManyTables: {
 		Cause: "the database's lock table is too small to lock every table at once",
 		Fix:   "raise max_locks_per_transaction on the database",
+	},
+	FormatImpossible: {
+		Cause: "JSON of these tables can only be made by functions of the schema's owner (in an index, in statistics, or in a cast to json), which would run with our rights",
+		Fix:   "ask for the format csv.gz, or give these functions to a superuser",
 	},
 	DatabaseDenied: {
 		Cause: "the database refuses the exporter's login, or the worker's database URL is wrong",

@@ -40,6 +40,7 @@ type relation struct {
 type column struct {
 	contracts.Column
 	number int16
+	transport
 }
 
 // edge is a row of pg_inherits.
@@ -130,11 +131,19 @@ func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
+// listColumns finds the columns, and how their values may be asked for. A function is the server's own when it is
+// compiled into it. Who owns a type may define a cast from it to json, which to_json then calls, as whoever asks.
 func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
+		WITH function AS (SELECT oid, proname::text AS name, prosrc AS symbol, pronamespace = 'pg_catalog'::regnamespace AS own FROM pg_proc
+			WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'internal')),
+		casts AS (SELECT EXISTS (SELECT FROM pg_cast k JOIN pg_proc f ON f.oid = k.castfunc JOIN pg_roles r ON r.oid = f.proowner
+			WHERE k.casttarget = 'json'::regtype AND NOT r.rolsuper) AS any)
 		SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-			a.attgenerated <> '', a.attidentity <> ''
-		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+			a.attgenerated <> '', a.attidentity <> '',
+			coalesce(send.symbol, ''), coalesce(output.name, ''), t.oid >= 16384, casts.any
+		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN casts
+			LEFT JOIN function send ON send.oid = t.typsend LEFT JOIN function output ON output.oid = t.typoutput AND output.own
 		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 		ORDER BY a.attrelid, a.attnum`, c.schemaOID)
 	if err != nil {
@@ -146,7 +155,10 @@ func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
 	}
 	var oid uint32
 	var col column
-	_, err = pgx.ForEachRow(rows, []any{&oid, &col.number, &col.Name, &col.Type, &col.NotNull, &col.Generated, &col.Identity}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{
+		&oid, &col.number, &col.Name, &col.Type, &col.NotNull, &col.Generated, &col.Identity,
+		&col.send, &col.output, &col.user, &col.casts,
+	}, func() error {
 		if r := byOID[oid]; r != nil {
 			r.columns = append(r.columns, col)
 		}

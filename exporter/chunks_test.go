@@ -60,7 +60,7 @@ func TestChunksAreRangeScans(t *testing.T) {
 	s := tn.open(tiny)
 	chunks := s.tables[0].chunks
 	for _, c := range []chunk{chunks[0], chunks[len(chunks)/2], chunks[len(chunks)-1]} {
-		query := strings.TrimSuffix(strings.TrimPrefix(c.sql(), "COPY ("), ") TO STDOUT (FORMAT csv)")
+		query := c.query()
 		rows, err := s.siblings[0].Query(t.Context(), "EXPLAIN "+query)
 		must(t, err)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])

@@ -126,7 +126,10 @@ func (s *Snapshot) openTables() error {
 	if err != nil {
 		return err
 	}
-	s.tables, s.estimate = after.plan(sizes, cut, s.attempt.Tenant.WithDefaults().Format)
+	s.tables, s.estimate = after.plan(sizes, cut, s.attempt.Format())
+	if err := checkJSON(s.tables); err != nil {
+		return err
+	}
 	s.excluded = after.excluded()
 	if s.attempt.Request.Wants(contracts.Attachments) {
 		if err := after.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -52,19 +53,18 @@ func (j *joiner) Write(p []byte) (int, error) {
 // add takes account of a piece that has been written.
 func (j *joiner) add(s sum) { j.sum = j.sum.then(s) }
 
-// text writes a piece of its own.
-func (j *joiner) text(level int, p []byte) error {
-	d, err := newDeflater(level)
-	if err != nil {
-		return err
+// text writes a short piece of its own, stored as it is: a compressor would take more to set up than it saves.
+func (j *joiner) text(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), math.MaxUint16) // what one block can hold
+		head := []byte{0, byte(n), byte(n >> 8), ^byte(n), ^byte(n >> 8)}
+		if _, err := j.Write(append(head, p[:n]...)); err != nil {
+			return err
+		}
+		j.add(sum{crc: crc32.ChecksumIEEE(p[:n]), size: int64(n)})
+		p = p[n:]
 	}
-	d.reset(j)
-	if _, err := d.Write(p); err != nil {
-		return err
-	}
-	s, err := d.end()
-	j.add(s)
-	return err
+	return nil
 }
 
 // finish ends the member.

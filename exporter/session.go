@@ -28,7 +28,7 @@ func (e *Exporter) connect(ctx context.Context, name string) (*pgx.Conn, error) 
 		c.RuntimeParams = map[string]string{}
 	}
 	c.RuntimeParams["application_name"] = name
-	c.BuildFrontend = newFrontend
+	keep := tap(c)
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	c.Tracer, c.OnNotice, c.OnNotification = nil, nil, nil
 	if c.ConnectTimeout == 0 {
@@ -46,6 +46,7 @@ func (e *Exporter) connect(ctx context.Context, name string) (*pgx.Conn, error) 
 	if err != nil {
 		return nil, failed(ctx, err, "connect to the database")
 	}
+	keep(conn)
 	for _, s := range optional {
 		if err := exec(ctx, conn, s); err != nil && sqlstate(err) == "" {
 			disconnect(conn)

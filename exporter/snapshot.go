@@ -171,10 +171,9 @@ func (t *tableWriter) write(ctx context.Context, w io.Writer, room int64) (p con
 		endSpan(span, err)
 	}()
 
-	level := t.snapshot.exporter.cfg.Level
 	gz, err := newJoiner(w)
-	if err == nil {
-		err = gz.text(level, header(t.table.Columns))
+	if err == nil && t.snapshot.attempt.Format() == contracts.CSV {
+		err = gz.text(header(t.table.Columns))
 	}
 	if err != nil {
 		return p, fmt.Errorf("write table %q: %w", t.table.Name, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -18,6 +19,11 @@ type table struct {
 	contracts.Table
 	file   string
 	chunks []chunk
+
+	// How its rows are written.
+	fields []field
+	after  string // ends a row
+	null   string
 }
 
 // chunk is what one COPY reads: a range of pages of one relation.
@@ -30,11 +36,37 @@ type chunk struct {
 	first, last int64
 	// plain: the relation is copied as it stands, without a query, which would have to be planned.
 	plain bool
+	way   way
 }
 
-// sql copies the chunk. Columns are named because COPY leaves out generated ones, and ONLY keeps the rows of
-// inheriting tables in their own files.
+// sql copies the chunk, and looks in the same round trip whether the name still means the relation: a table's lock
+// does not keep its schema from being renamed, and another from taking the name.
 func (c chunk) sql() string {
+	return c.copySQL() + "; SELECT coalesce(to_regclass('" + strings.ReplaceAll(c.from, "'", "''") + "')::oid = " + fmt.Sprint(c.oid) + ", false)"
+}
+
+func (c chunk) copySQL() string {
+	format := "csv"
+	if c.way != inText {
+		format = "binary"
+	}
+	if !c.plain {
+		return fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", c.query(), format)
+	}
+	names := ""
+	if len(c.table.fields) > 0 {
+		names = " (" + selected(c.table.fields, func(f field) string { return f.name }) + ")"
+	}
+	return fmt.Sprintf("COPY %s%s TO STDOUT (FORMAT %s)", c.from, names, format)
+}
+
+// query reads the chunk's rows. Columns are named because COPY leaves out generated ones, and ONLY keeps the rows of
+// inheriting tables in their own files.
+func (c chunk) query() string {
+	what := func(f field) string { return f.name }
+	if c.way == inBinary {
+		what = func(f field) string { return f.expr }
+	}
 	var where string
 	switch {
 	case c.last > 0:
@@ -42,18 +74,23 @@ func (c chunk) sql() string {
 	case c.first > 0:
 		where = fmt.Sprintf(" WHERE ctid >= '(%d,0)'", c.first)
 	}
-	columns := make([]string, len(c.table.Columns))
-	for i, col := range c.table.Columns {
-		columns[i] = pgx.Identifier{col.Name}.Sanitize()
+	query := fmt.Sprintf("SELECT %s FROM ONLY %s%s", selected(c.table.fields, what), c.from, where)
+	if c.way == inJSON {
+		return `SELECT pg_catalog.row_to_json("a row".*) FROM (` + query + `) AS "a row"`
 	}
-	if c.plain {
-		list := ""
-		if len(columns) > 0 {
-			list = " (" + strings.Join(columns, ", ") + ")"
-		}
-		return fmt.Sprintf("COPY %s%s TO STDOUT (FORMAT csv)", c.from, list)
+	return query
+}
+
+// sink is where the chunk's rows go on their way to l.
+func (c chunk) sink(l *lines) rowSink {
+	switch c.way {
+	case inBinary:
+		return &tuples{binaryRows: binaryRows{lines: l}, table: c.table}
+	case inJSON:
+		return &documents{binaryRows: binaryRows{lines: l}}
+	default:
+		return verbatim{l}
 	}
-	return fmt.Sprintf("COPY (SELECT %s FROM ONLY %s%s) TO STDOUT (FORMAT csv)", strings.Join(columns, ", "), c.from, where)
 }
 
 // storage is how much room a relation takes, in bytes.
@@ -118,16 +155,22 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 		all := leaves(r)
 		code := slices.ContainsFunc(all, func(r *relation) bool { return r.code })
 		t := &table{Table: contracts.Table{Name: r.name, Columns: []contracts.Column{}, Parents: parents[r.oid]}}
+		var columns []column
 		for _, col := range r.columns {
 			if !code || !col.Generated { // a plain COPY has none of those
-				t.Columns = append(t.Columns, col.Column)
+				t.Columns, columns = append(t.Columns, col.Column), append(columns, col)
 			}
+		}
+		t.fields, t.after = fieldsOf(columns, format)
+		if format == contracts.JSONL {
+			t.null = "null"
 		}
 		if r.kind == "p" {
 			t.Partitions = len(all)
 		}
 		for _, leaf := range all {
-			t.chunks = append(t.chunks, cut.chunks(t, leaf, leaf.quoted(c.schema), sizes[leaf.oid])...)
+			whole := chunk{table: t, oid: leaf.oid, from: leaf.quoted(c.schema), plain: leaf.code, way: wayOf(format, t.fields, leaf, sizes[leaf.oid].toast)}
+			t.chunks = append(t.chunks, cut.chunks(whole, leaf, sizes[leaf.oid])...)
 			bytes += sizes[leaf.oid].compressed()
 		}
 		tables = append(tables, t)
@@ -143,8 +186,7 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 }
 
 // chunks cuts a relation. TOAST is counted with the pages that refer to it, as if evenly.
-func (cut ranges) chunks(t *table, r *relation, from string, size storage) []chunk {
-	whole := chunk{table: t, oid: r.oid, from: from, plain: r.code}
+func (cut ranges) chunks(whole chunk, r *relation, size storage) []chunk {
 	pages := size.heap / cut.pageBytes
 	if cut.chunkBytes <= 0 || !r.heap || r.code || pages == 0 {
 		return []chunk{whole}
@@ -171,13 +213,15 @@ type copied struct {
 type reader struct {
 	conn    *pgx.Conn
 	deflate *deflater
+	lines   lines
 	standby bool
 }
 
 // copy writes the chunk to w as deflate blocks that end on a byte.
 func (r *reader) copy(ctx context.Context, c chunk, w io.Writer) (done copied, err error) {
 	r.deflate.reset(w)
-	tag, err := r.conn.PgConn().CopyTo(ctx, r.deflate, c.sql())
+	r.lines = lines{w: r.deflate, out: r.lines.out[:0]}
+	tag, same, err := r.receive(ctx, c)
 	if err != nil {
 		silent := sqlstate(err) == "" && ctx.Err() == nil
 		err = failed(ctx, err, "copy table %q", c.table.Name)
@@ -186,19 +230,35 @@ func (r *reader) copy(ctx context.Context, c chunk, w io.Writer) (done copied, e
 		}
 		return done, err
 	}
-	done.rows = tag.RowsAffected()
-	if done.sum, err = r.deflate.end(); err != nil {
+	if err := r.lines.end(); err != nil {
 		return done, err
 	}
-	// A table's lock does not keep its schema from being renamed, and another from taking the name.
-	var same bool
-	if err := r.conn.QueryRow(ctx, "SELECT coalesce(to_regclass($1)::oid = $2, false)", c.from, c.oid).Scan(&same); err != nil {
-		return done, failed(ctx, err, "look at table %q again", c.table.Name)
+	if done.rows = tag.RowsAffected(); done.rows != r.lines.rows {
+		return done, fmt.Errorf("copy table %q: the server says that it sent %d rows, and %d came", c.table.Name, done.rows, r.lines.rows)
 	}
 	if !same {
 		return done, fmt.Errorf("copy table %q: its schema was renamed meanwhile", c.table.Name)
 	}
-	return done, nil
+	done.sum, err = r.deflate.end()
+	return done, err
+}
+
+// receive runs the chunk's COPY, whose rows the connection's wire puts into r.lines, and says whether it was of the
+// right relation.
+func (r *reader) receive(ctx context.Context, c chunk) (tag pgconn.CommandTag, same bool, err error) {
+	wire := wireOf(r.conn)
+	wire.to = c.sink(&r.lines)
+	defer func() { wire.to = nil }()
+	results, err := r.conn.PgConn().Exec(ctx, c.sql()).ReadAll()
+	switch {
+	case wire.err != nil:
+		return tag, false, wire.err
+	case err != nil:
+		return tag, false, err
+	case len(results) != 2 || len(results[1].Rows) != 1:
+		return tag, false, fmt.Errorf("%d results of a COPY and a question", len(results))
+	}
+	return results[0].CommandTag, string(results[1].Rows[0][0]) == "t", nil
 }
 
 // header is the first row of a file: the columns' names, quoted as PostgreSQL's COPY quotes them.

@@ -1,0 +1,102 @@
+package exporter
+
+import (
+	"bufio"
+	"encoding/binary"
+	"io"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// readBuffer is how much is taken from a connection at once: PostgreSQL sends 8 KiB at a time, and a system call
+// for each is dear. A row that fits is handed on where it lies.
+const readBuffer = 256 << 10
+
+// wire is what pgx reads of a PostgreSQL connection. pgx connects, encrypts, logs in, asks and hears of errors; the
+// data of a COPY never gets to it, but goes to a rowSink, straight from the buffer that it was received in. pgx would
+// make a message of each row, and hold a whole row of up to a gigabyte in memory.
+type wire struct {
+	r    *bufio.Reader
+	pass int // bytes left of a message that is pgx's
+
+	// Of the COPY that is under way.
+	to   rowSink // nil: there is none
+	data int     // bytes left of a CopyData message
+	err  error
+}
+
+// A rowSink takes the CopyData messages of one COPY. PostgreSQL makes one of each row.
+type rowSink interface {
+	// message takes a message, or the next piece of one that is larger than the buffer; left is how many bytes of
+	// it are to come. p belongs to the caller again when it returns. After an error the connection is of no use.
+	message(p []byte, left int) error
+}
+
+const (
+	copyData  = 'd'
+	headBytes = 5 // a type, and a length that counts itself
+)
+
+func newWire(r io.Reader) *wire { return &wire{r: bufio.NewReaderSize(r, readBuffer)} }
+
+// wireKey is under which pgx keeps our wire with the connection.
+const wireKey = "snapfleet.wire"
+
+// tap makes pgx read every connection that c opens through a wire.
+func tap(c *pgx.ConnConfig) (keep func(*pgx.Conn)) {
+	var last *wire // of the connection that is being tried
+	c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		last = newWire(r)
+		return pgproto3.NewFrontend(last, w)
+	}
+	return func(conn *pgx.Conn) { conn.PgConn().CustomData()[wireKey] = last }
+}
+
+// wireOf is the wire of a connection that was opened with tap.
+func wireOf(conn *pgx.Conn) *wire { return conn.PgConn().CustomData()[wireKey].(*wire) }
+
+// Read is pgx's. It may be called again after an error, as pgx does after a deadline: nothing is lost.
+func (w *wire) Read(p []byte) (int, error) {
+	for w.pass == 0 {
+		if err := w.next(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := w.r.Read(p[:min(len(p), w.pass)])
+	w.pass -= n
+	return n, err
+}
+
+// next leaves the next message to pgx, or hands a piece of COPY's data to the sink.
+func (w *wire) next() error {
+	if w.err != nil {
+		return w.err
+	}
+	if w.data == 0 {
+		head, err := w.r.Peek(headBytes)
+		if err != nil {
+			return err
+		}
+		if head[0] != copyData || length(head) < 4 || w.to == nil {
+			w.pass = max(1+length(head), headBytes) // a length that cannot be is for pgx to refuse
+			return nil
+		}
+		w.data = length(head) - 4
+		w.r.Discard(headBytes)
+	}
+	n := min(w.data, w.r.Size())
+	p, err := w.r.Peek(n)
+	if err != nil {
+		return err
+	}
+	if err := w.to.message(p, w.data-n); err != nil {
+		w.err = err
+		return err
+	}
+	w.data -= n
+	w.r.Discard(n)
+	return nil
+}
+
+func length(head []byte) int { return int(int32(binary.BigEndian.Uint32(head[1:]))) }
