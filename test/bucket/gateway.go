@@ -9,11 +9,13 @@ import (
 	"strconv"
 
 	"github.com/gofiber/fiber/v3"
+	"github.com/versity/versitygw/s3api/utils"
 )
 
 // disturb stands before the S3 gateway's own routes: it records, injects faults and adds what of AWS the
 // gateway does not do. Undisturbed requests pass without a copy.
 func (s *Server) disturb(c fiber.Ctx) error {
+	defer readToItsEnd(c)()
 	call := s.describe(c)
 	fault := s.faults.take(call)
 	if fault == nil {
@@ -33,6 +35,39 @@ func (s *Server) disturb(c fiber.Ctx) error {
 		c.RequestCtx().SetConnectionClose()
 	}
 	return err
+}
+
+// readToItsEnd is to be deferred: it reads what the gateway leaves of a body in HTTP's chunks, at least the last one,
+// which is empty. AWS's own framing ends before it, and there the gateway stops; what is left would be read as the next
+// request, and answered with 400. The aws command sends its parts so, on connections that it keeps. A stream that has
+// told its end must not be asked again, because it would wait for one more chunk; so the gateway reads through us.
+func readToItsEnd(c fiber.Ctx) func() {
+	stream := c.Request().BodyStream()
+	if stream == nil || c.Request().Header.ContentLength() >= 0 {
+		return func() {}
+	}
+	body := &endingReader{Reader: stream}
+	utils.ContextKeyBodyReader.Set(c, body)
+	return func() {
+		if body.ended || c.Request().BodyStream() != stream { // what was read into memory was read to its end
+			return
+		}
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			c.Response().Header.SetConnectionClose()
+		}
+	}
+}
+
+// endingReader knows whether it has told its end, or an error.
+type endingReader struct {
+	io.Reader
+	ended bool
+}
+
+func (r *endingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.ended = r.ended || err != nil
+	return n, err
 }
 
 func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
@@ -158,6 +193,7 @@ func flipRequest(c fiber.Ctx) error {
 	}
 	flip(data)
 	c.Request().SetBodyStream(bytes.NewReader(data), len(data))
+	utils.ContextKeyBodyReader.Set(c, nil) // the gateway would go on with what was read just now
 	return nil
 }
 
