@@ -16,7 +16,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
@@ -29,19 +28,19 @@ type fleet struct {
 	ground *ground
 	binary string
 	env    []string
-	slots  int
 	nc     *nats.Conn
 	jobs   *consumer.Jobs
-	number int // of the last job
+	filed  map[string]bool // tenants that have attachments
+	number int             // of the last job
 
 	mu      sync.Mutex
 	last    uint64 // the sequence of the last request
 	waiting map[uint64]chan struct{}
 }
 
-// openFleet builds the binary, and enrols a tenant for the large delivery and one for each slot of small jobs.
-func openFleet(ctx context.Context, g *ground, slots int) (f *fleet, err error) {
-	f = &fleet{ground: g, binary: filepath.Join(g.temp, "snapfleet"), slots: slots, waiting: map[uint64]chan struct{}{}}
+// openFleet builds the binary, and sets NATS up.
+func openFleet(ctx context.Context, g *ground) (f *fleet, err error) {
+	f = &fleet{ground: g, binary: filepath.Join(g.temp, "snapfleet"), filed: map[string]bool{}, waiting: map[uint64]chan struct{}{}}
 	f.env = append(g.cloud.Environ(worker), "SNAPFLEET_NATS_URL="+g.nats.URL(), "SNAPFLEET_DATABASE_URL="+g.database, "HOME="+g.temp, "PATH="+os.Getenv("PATH"))
 	say("building snapfleet")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", f.binary, "github.com/snapfleet/snapfleet/cmd/snapfleet")
@@ -53,23 +52,13 @@ func openFleet(ctx context.Context, g *ground, slots int) (f *fleet, err error) 
 	if _, err := f.run(ctx, "setup"); err != nil {
 		return nil, err
 	}
-	if err := f.enrol(ctx, "bench", "bench"); err != nil {
-		return nil, err
-	}
-	for i := range slots {
-		if err := f.enrol(ctx, tinyTenant(i), "tiny"); err != nil {
-			return nil, err
-		}
-	}
-	if f.nc, err = consumer.Connect(g.nats.URL()); err != nil {
+	if f.nc, err = consumer.Connect(g.nats.URL(), nats.Name("bench")); err != nil {
 		return nil, err
 	}
 	return f, f.listen(ctx)
 }
 
 func (f *fleet) close() { f.nc.Close() }
-
-func tinyTenant(i int) string { return fmt.Sprintf("tiny_%d", i) }
 
 // run is a verb of snapfleet's.
 func (f *fleet) run(ctx context.Context, args ...string) (string, error) {
@@ -135,7 +124,7 @@ func (f *fleet) listen(ctx context.Context) error {
 	return errors.Join(err, f.nc.Flush())
 }
 
-// submit asks for the tables of a tenant. The channel is closed at the ack.
+// submit asks for a snapshot. The channel is closed at the ack.
 func (f *fleet) submit(ctx context.Context, tenant string) (job string, acked chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -144,88 +133,68 @@ func (f *fleet) submit(ctx context.Context, tenant string) (job string, acked ch
 	f.last++ // nobody else asks for anything
 	acked = make(chan struct{})
 	f.waiting[f.last] = acked
+	only := contracts.Tables
+	if f.filed[tenant] {
+		only = ""
+	}
 	_, err = f.jobs.Submit(ctx, contracts.Request{
-		Version: contracts.RequestVersion, Tenant: tenant, Job: job, Only: contracts.Tables, RequestedAt: time.Now().UTC().Truncate(time.Millisecond),
+		Version: contracts.RequestVersion, Tenant: tenant, Job: job, Only: only, RequestedAt: time.Now().UTC().Truncate(time.Millisecond),
 	}, nil)
 	return job, acked, err
 }
 
 // one takes one job from submit to ack, and looks whether it was delivered, at the first try.
 func (f *fleet) one(ctx context.Context, w *process, tenant string) (took time.Duration, delivered int64, err error) {
+	job, took, err := f.await(ctx, w, tenant)
+	if err != nil {
+		return 0, 0, err
+	}
+	delivered, err = f.look(ctx, tenant, job)
+	return took, delivered, err
+}
+
+// await takes one job from submit to ack.
+func (f *fleet) await(ctx context.Context, w *process, tenant string) (job string, took time.Duration, err error) {
 	began := time.Now()
 	job, acked, err := f.submit(ctx, tenant)
 	if err != nil {
-		return 0, 0, err
+		return "", 0, err
 	}
 	select {
 	case <-acked:
-		took = time.Since(began)
+		return job, time.Since(began), nil
 	case <-w.ended:
-		return 0, 0, fmt.Errorf("the worker ended by itself: %s", w.said.String())
+		return "", 0, fmt.Errorf("the worker ended by itself: %s", w.said.String())
 	case <-ctx.Done():
-		return 0, 0, context.Cause(ctx)
+		return "", 0, context.Cause(ctx)
 	}
-	s, err := f.jobs.Status(ctx, tenant, job)
-	if err != nil {
-		return 0, 0, err
-	}
-	if s.Outcome == nil || !s.Outcome.Kind.OK() || s.Errors+s.Crashes > 0 {
-		return 0, 0, fmt.Errorf("job %s/%s was not delivered at once: %s, %d errors, last: %s", tenant, job, s.State, s.Errors, s.LastError)
-	}
-	return took, s.Outcome.Totals.Bytes, nil
 }
 
-// deliver is the large delivery, by a worker that does nothing else in its life.
-func (f *fleet) deliver(ctx context.Context) (Cost, error) {
-	w, err := f.work(ctx, 1)
+// look says how many bytes a job has delivered.
+func (f *fleet) look(ctx context.Context, tenant, job string) (delivered int64, err error) {
+	s, err := f.jobs.Status(ctx, tenant, job)
+	if err != nil {
+		return 0, err
+	}
+	if s.Outcome == nil || !s.Outcome.Kind.OK() || s.Outcome.Totals.Gaps > 0 || s.Errors+s.Crashes > 0 {
+		return 0, fmt.Errorf("job %s/%s was not delivered at once, and whole: %s, %d errors, last: %s", tenant, job, s.State, s.Errors, s.LastError)
+	}
+	return s.Outcome.Totals.Bytes, nil
+}
+
+// deliver is one large delivery, by a worker that does nothing else in its life.
+func (f *fleet) deliver(ctx context.Context, tenant string) (Cost, error) {
+	w, err := f.work(ctx, nil)
 	if err != nil {
 		return Cost{}, err
 	}
-	took, delivered, err := f.one(ctx, w, "bench")
+	took, delivered, err := f.one(ctx, w, tenant)
 	if err := errors.Join(err, w.stop()); err != nil {
 		return Cost{}, err
 	}
 	cost := costOf(w.cmd.ProcessState, took)
 	cost.Delivered = delivered
 	return cost, nil
-}
-
-// smallJobs keeps every slot of a worker busy until that many jobs are done.
-func (f *fleet) smallJobs(ctx context.Context, jobs int) (Small, error) {
-	w, err := f.work(ctx, f.slots)
-	if err != nil {
-		return Small{}, err
-	}
-	next := make(chan struct{}, jobs)
-	for range jobs {
-		next <- struct{}{}
-	}
-	close(next)
-	var mu sync.Mutex
-	var latencies []float64
-	began := time.Now()
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range f.slots {
-		group.Go(func() error {
-			for range next {
-				took, _, err := f.one(ctx, w, tinyTenant(i))
-				if err != nil {
-					return err
-				}
-				mu.Lock()
-				latencies = append(latencies, took.Seconds())
-				mu.Unlock()
-			}
-			return nil
-		})
-	}
-	err = group.Wait()
-	took := time.Since(began)
-	if err := errors.Join(err, w.stop()); err != nil {
-		return Small{}, err
-	}
-	cost := costOf(w.cmd.ProcessState, took)
-	return Small{Jobs: jobs, PerSecond: float64(jobs) / took.Seconds(), Latency: median(latencies), CPU: cost.CPU / float64(jobs), RSS: cost.RSS}, nil
 }
 
 // process is a worker.
@@ -236,11 +205,14 @@ type process struct {
 	err   error // once it has ended
 }
 
-// work starts a worker, and returns when it takes jobs.
-func (f *fleet) work(ctx context.Context, slots int) (*process, error) {
+// work starts a worker, and returns when it takes jobs. Its flags are the defaults, but for those that are given.
+func (f *fleet) work(ctx context.Context, env []string, flags ...string) (*process, error) {
 	p := &process{ended: make(chan struct{}), said: lines{ready: make(chan struct{})}}
-	p.cmd = exec.Command(f.binary, "worker", "--name=bench", "--listen=", "--log-format=json", fmt.Sprintf("--slots=%d", slots), "--allow-endpoint="+f.ground.cloud.Endpoint())
-	p.cmd.Env, p.cmd.Stderr = slices.Clone(f.env), &p.said
+	p.cmd = exec.Command(f.binary, slices.Concat([]string{
+		"worker", "--name=bench", "--listen=", "--log-format=json",
+		"--allow-endpoint=" + f.ground.cloud.Endpoint(), "--attachments-source=" + files + "={tenant}/",
+	}, flags)...)
+	p.cmd.Env, p.cmd.Stderr = slices.Concat(f.env, env), &p.said
 	done, err := world.Spawn(p.cmd, syscall.SIGKILL)
 	if err != nil {
 		return nil, err

@@ -24,13 +24,15 @@ const (
 	ourAccount   = "111111111111"
 	theirAccount = "222222222222"
 	store        = "customer-bench" // the bucket that everybody delivers to
+	files        = "files-bench"    // the bucket that attachments come from
 )
 
 // worker is who snapfleet is on AWS; peer is who the scripts are, and may write where they like.
 var (
 	worker = bucket.User{
 		ARN: "arn:aws:iam::" + ourAccount + ":user/worker", AccessKey: "AKIABENCHWORKER00000", SecretKey: "bench/worker/secret/bench/worker/secret0",
-		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"*"}]}`,
+		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"*"},
+			{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::` + files + `/*"}]}`,
 	}
 	peer = bucket.User{
 		ARN: "arn:aws:iam::" + theirAccount + ":user/peer", AccessKey: "AKIABENCHPEER0000000", SecretKey: "bench/peer/secret/bench/peer/secret/0000",
@@ -45,9 +47,9 @@ type ground struct {
 	nats     *world.NATS
 	cloud    *bucket.Server
 	database string // its URL
-	csv      int64  // bytes of the tables as CSV, once they were read
 }
 
+// openGround starts the servers. A snapshot of 10,000 tables locks as many, in more sessions than one.
 func openGround(ctx context.Context, temp string) (_ *ground, err error) {
 	g := &ground{temp: temp}
 	defer func() {
@@ -55,7 +57,8 @@ func openGround(ctx context.Context, temp string) (_ *ground, err error) {
 			err = errors.Join(err, g.close())
 		}
 	}()
-	if g.postgres, err = world.StartPostgres(ctx, filepath.Join(temp, "postgres"), world.Set("max_connections", "200"), world.Set("max_wal_size", "8GB")); err != nil {
+	if g.postgres, err = world.StartPostgres(ctx, filepath.Join(temp, "postgres"),
+		world.Set("max_connections", "200"), world.Set("max_wal_size", "8GB"), world.Set("max_locks_per_transaction", "1024")); err != nil {
 		return nil, err
 	}
 	if g.database, err = g.postgres.CreateDatabase(ctx, "bench"); err != nil {
@@ -71,6 +74,9 @@ func openGround(ctx context.Context, temp string) (_ *ground, err error) {
 		if err := g.cloud.AddUser(u); err != nil {
 			return nil, err
 		}
+	}
+	if err := g.cloud.CreateBucket(ctx, files, ourAccount); err != nil {
+		return nil, err
 	}
 	return g, g.cloud.CreateBucket(ctx, store, theirAccount)
 }
@@ -144,8 +150,8 @@ func costOf(s *os.ProcessState, wall time.Duration) Cost {
 }
 
 // versions are of what was measured, and with what.
-func (g *ground) versions(ctx context.Context, uploads string) map[string]string {
-	v := map[string]string{"upload": uploads, "go": runtime.Version()}
+func (g *ground) versions(ctx context.Context) map[string]string {
+	v := map[string]string{"go": runtime.Version()}
 	if conn, err := pgx.Connect(ctx, g.database); err == nil {
 		v["postgresql"] = conn.PgConn().ParameterStatus("server_version")
 		_ = conn.Close(ctx)

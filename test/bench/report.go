@@ -2,23 +2,27 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
-	"text/template"
-
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// Report is bench.json. Each ratio is snapfleet's wall time by another's of the same round, and what is below 1 is
-// faster; these and all other figures are medians over the rounds.
+// Report is bench.json. Where something was not measured, because nobody asked for it, its keys are not there.
 type Report struct {
+	*Comparison
+	RoundTrips  *RoundTrips  `json:"round_trips,omitempty"`
+	Growth      *Growth      `json:"growth,omitempty"`      // --growth
+	Attachments []Attachment `json:"attachments,omitempty"` // --attachments
+
+	Machine  Machine           `json:"machine"`
+	Versions map[string]string `json:"versions"` // snapfleet, go, postgresql, and upload: what the scripts uploaded with
+}
+
+// Comparison is what the rounds say. Each ratio is snapfleet's wall time by another's of the same round, and what is
+// below 1 is faster; these and all other figures are medians over the rounds.
+type Comparison struct {
 	RoofRatio   float64 `json:"wall_ratio_roofline"`     // by copy_deflate's
 	CopyRatio   float64 `json:"wall_ratio_copy"`         // by copy's
 	ScriptRatio float64 `json:"wall_ratio_script"`       // by script's
@@ -27,15 +31,15 @@ type Report struct {
 	Wall        float64 `json:"wall_s"`                  // of snapfleet, from submit to ack
 	CPUPerGB    float64 `json:"worker_cpu_s_per_gb"`     // the worker's whole life, for each 1e9 bytes of CSV
 	RSS         float64 `json:"peak_rss_mib"`            // the most memory that the worker had
-	JobsPerS    float64 `json:"small_jobs_per_s"`        // one worker
+	JobsPerS    float64 `json:"small_jobs_per_s"`        // by one worker with small_job_slots slots
 	JobLatency  float64 `json:"small_job_latency_s"`     // from submit to ack, with every slot busy
+	SmallSlots  int     `json:"small_job_slots"`         // 4, if that was among --slots, else the last
 
-	Asked    float64           `json:"gb_asked"` // --gb
-	GB       float64           `json:"gb"`       // the tables as CSV, in 1e9 bytes
-	Slots    int               `json:"small_job_slots"`
-	Machine  Machine           `json:"machine"`
-	Versions map[string]string `json:"versions"` // snapfleet, go, postgresql, and upload: what the scripts uploaded with
-	Rounds   []Round           `json:"rounds"`
+	Asked  float64 `json:"gb_asked"`   // --gb
+	GB     float64 `json:"gb"`         // the tables as CSV, in 1e9 bytes
+	Small  []Small `json:"small_jobs"` // by a worker with each number of slots
+	Idle   *Idle   `json:"idle,omitempty"`
+	Rounds []Round `json:"rounds"`
 }
 
 // Machine is where it was measured.
@@ -49,7 +53,7 @@ type Machine struct {
 type Round struct {
 	Order []string        `json:"order"` // in which they ran
 	Costs map[string]Cost `json:"costs"`
-	Small Small           `json:"small_jobs"`
+	Small []Small         `json:"small_jobs"` // in the order of --slots
 }
 
 // Cost is what one delivery took.
@@ -62,11 +66,38 @@ type Cost struct {
 
 // Small is what small jobs took.
 type Small struct {
-	Jobs      int     `json:"jobs"`
-	PerSecond float64 `json:"per_s"`
-	Latency   float64 `json:"latency_s"` // the median
-	CPU       float64 `json:"cpu_s_per_job"`
-	RSS       float64 `json:"peak_rss_mib"`
+	Slots     int      `json:"slots"`
+	Flags     []string `json:"flags"` // of the worker, next to its defaults
+	Jobs      int      `json:"jobs"`
+	PerSecond float64  `json:"per_s"`
+	Latency   float64  `json:"latency_s"` // the median
+	CPU       float64  `json:"cpu_s_per_job"`
+	RSS       float64  `json:"peak_rss_mib"`
+}
+
+// Idle is a worker with nothing to do.
+type Idle struct {
+	Seconds  float64        `json:"seconds"` // for which it was watched
+	CPU      float64        `json:"cpu_s_per_minute"`
+	RSS      float64        `json:"rss_mib"`
+	Sent     float64        `json:"nats_sent_per_minute"` // messages, and pings
+	Received float64        `json:"nats_received_per_minute"`
+	Messages map[string]int `json:"nats_sent"` // in these seconds
+}
+
+// RoundTrips is what one job says: 50 tables of 10 rows, and the same with 10 attachments.
+type RoundTrips struct {
+	Small       Said `json:"small_job"`
+	Attachments Said `json:"job_with_attachments"`
+}
+
+// Said is who was told what, and how often.
+type Said struct {
+	S3       map[string]int `json:"s3"`   // calls
+	STS      map[string]int `json:"sts"`  // calls
+	NATS     map[string]int `json:"nats"` // messages that the worker has sent
+	SQL      map[string]int `json:"sql"`  // statements, one that is prepared counts once
+	SQLTrips int            `json:"sql_round_trips"`
 }
 
 // entrants are all who are measured, as the table and the picture show them.
@@ -80,7 +111,7 @@ var entrants = []struct{ name, what string }{
 }
 
 // conclude makes the figures of the rounds.
-func (r *Report) conclude() {
+func (r *Comparison) conclude() {
 	ratio := func(to string) float64 {
 		return r.median(func(n Round) float64 { return n.Costs["snapfleet"].Wall / n.Costs[to].Wall })
 	}
@@ -88,12 +119,28 @@ func (r *Report) conclude() {
 	r.ScriptRatio, r.TunedRatio, r.DumpRatio = ratio("script"), ratio("script_tuned"), ratio("pg_dump")
 	ours := r.cost("snapfleet")
 	r.Wall, r.CPUPerGB, r.RSS = ours.Wall, ours.CPU/r.GB, ours.RSS
-	r.JobsPerS = r.median(func(n Round) float64 { return n.Small.PerSecond })
-	r.JobLatency = r.median(func(n Round) float64 { return n.Small.Latency })
+	r.Small = r.smallJobs()
+	for _, s := range r.Small {
+		if r.JobsPerS, r.JobLatency, r.SmallSlots = s.PerSecond, s.Latency, s.Slots; s.Slots == 4 {
+			break
+		}
+	}
+}
+
+// smallJobs is the medians for each number of slots.
+func (r *Comparison) smallJobs() (all []Small) {
+	for i, s := range r.Rounds[0].Small {
+		s.PerSecond = r.median(func(n Round) float64 { return n.Small[i].PerSecond })
+		s.Latency = r.median(func(n Round) float64 { return n.Small[i].Latency })
+		s.CPU = r.median(func(n Round) float64 { return n.Small[i].CPU })
+		s.RSS = r.median(func(n Round) float64 { return n.Small[i].RSS })
+		all = append(all, s)
+	}
+	return all
 }
 
 // cost is the medians of one who was measured.
-func (r *Report) cost(name string) Cost {
+func (r *Comparison) cost(name string) Cost {
 	of := func(figure func(Cost) float64) float64 {
 		return r.median(func(n Round) float64 { return figure(n.Costs[name]) })
 	}
@@ -104,7 +151,7 @@ func (r *Report) cost(name string) Cost {
 	}
 }
 
-func (r *Report) median(figure func(Round) float64) float64 {
+func (r *Comparison) median(figure func(Round) float64) float64 {
 	var all []float64
 	for _, n := range r.Rounds {
 		all = append(all, figure(n))
@@ -124,36 +171,6 @@ func median(all []float64) float64 {
 	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// print shows the medians.
-func (r *Report) print(w io.Writer) {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"", "", "wall s", "CPU s/GB", "memory MiB", "in S3 MB", "snapfleet takes"})
-	var right []table.ColumnConfig
-	for n := 3; n <= 7; n++ {
-		right = append(right, table.ColumnConfig{Number: n, Align: text.AlignRight})
-	}
-	t.SetColumnConfigs(right)
-	ratios := map[string]float64{"script": r.ScriptRatio, "script_tuned": r.TunedRatio, "pg_dump": r.DumpRatio, "copy_deflate": r.RoofRatio, "copy": r.CopyRatio, "snapfleet": 1}
-	known := func(format string, figure float64) string {
-		if figure == 0 {
-			return ""
-		}
-		return fmt.Sprintf(format, figure)
-	}
-	for _, e := range entrants {
-		c := r.cost(e.name)
-		t.AppendRow(table.Row{
-			e.name, e.what, fmt.Sprintf("%.2f", c.Wall), fmt.Sprintf("%.2f", c.CPU/r.GB), known("%.0f", c.RSS),
-			known("%.1f", float64(c.Delivered)/1e6), fmt.Sprintf("%.2f x", ratios[e.name]),
-		})
-	}
-	t.Render()
-	fmt.Fprintf(w, "small jobs: %.1f a second by one worker with %d slots, %.0f ms from submit to ack\n", r.JobsPerS, r.Slots, 1000*r.JobLatency)
-	fmt.Fprintf(w, "medians of %d round(s), %.3g GB of CSV, %d x %s; scripts upload with %s\n", len(r.Rounds), r.GB, r.Machine.Cores, r.Machine.Model, r.Versions["upload"])
-}
-
 // write keeps the figures, and the picture if there is to be one.
 func (r *Report) write(figures, picture string) error {
 	data, err := json.MarshalIndent(r, "", "  ")
@@ -171,55 +188,6 @@ func (r *Report) write(figures, picture string) error {
 		return err
 	}
 	return os.WriteFile(picture, drawn, 0o644)
-}
-
-// bars is the picture. It is read on white and on black.
-var bars = template.Must(template.New("bars").Parse(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {{.Height}}" role="img" aria-label="{{.Title}}">
-<style>
-  text { font: 13px system-ui, sans-serif; fill: #24292f } .small { font-size: 11px; fill: #57606a }
-  .other { fill: #afb8c1 } .roof { fill: none; stroke: #8c959f; stroke-dasharray: 3 2 } .ours { fill: #0969da }
-  @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .small { fill: #8d96a0 } .other { fill: #484f58 } .roof { stroke: #6e7681 } .ours { fill: #4493f8 } }
-</style>
-<text x="0" y="16">{{.Title}}</text>
-{{range .Bars}}<text x="0" y="{{.Text}}">{{.Name}}</text><text class="small" x="0" y="{{.Below}}">{{.What}}</text>
-<rect class="{{.Class}}" x="230" y="{{.Top}}" width="{{printf "%.1f" .Width}}" height="22" rx="2"/><text x="{{printf "%.1f" .End}}" y="{{.Text}}">{{printf "%.1f" .Wall}} s</text>
-{{end}}<text class="small" x="0" y="{{.Foot}}">{{.Note}}</text>
-</svg>
-`))
-
-type bar struct {
-	Name, What, Class string
-	Top, Text, Below  int
-	Wall, Width, End  float64
-}
-
-// draw makes the picture of the medians.
-func (r *Report) draw() ([]byte, error) {
-	const first, step, left, most = 34, 40, 230, 450
-	var all []bar
-	longest := 0.0
-	for i, e := range entrants {
-		class := "other"
-		if e.name == "snapfleet" {
-			class = "ours"
-		} else if strings.HasPrefix(e.what, "roofline") {
-			class = "roof"
-		}
-		wall, top := r.cost(e.name).Wall, first+i*step
-		longest = max(longest, wall)
-		all = append(all, bar{Name: e.name, What: e.what, Class: class, Top: top, Text: top + 13, Below: top + 27, Wall: wall})
-	}
-	for i := range all {
-		all[i].Width = most * all[i].Wall / longest
-		all[i].End = left + all[i].Width + 8
-	}
-	foot := first + len(all)*step + 12
-	var out bytes.Buffer
-	err := bars.Execute(&out, map[string]any{
-		"Title": fmt.Sprintf("%.2g GB from PostgreSQL to S3: seconds, less is better", r.GB), "Bars": all, "Foot": foot, "Height": foot + 10,
-		"Note": fmt.Sprintf("Medians of %d round(s), everything on one machine: %d cores. Made by make bench.", len(r.Rounds), r.Machine.Cores),
-	})
-	return out.Bytes(), err
 }
 
 // thisMachine is what the system says of itself.

@@ -25,16 +25,24 @@ func given() *Report {
 				"copy_deflate": {Wall: 10 * slow, CPU: 7},
 				"snapfleet":    {Wall: 12 * slow, CPU: 6 * slow, RSS: 150, Delivered: 1e9},
 			},
-			Small: Small{Jobs: 10, PerSecond: perSecond, Latency: 1 / perSecond},
+			Small: []Small{
+				{Slots: 1, Flags: []string{"--slots=1"}, Jobs: 10, PerSecond: perSecond / 2, Latency: 2 / perSecond},
+				{Slots: 4, Flags: []string{"--slots=4"}, Jobs: 10, PerSecond: perSecond, Latency: 1 / perSecond},
+				{Slots: 16, Flags: []string{"--slots=16"}, Jobs: 10, PerSecond: 3 * perSecond, Latency: 5 / perSecond},
+			},
 		}
 	}
-	return &Report{GB: 2, Slots: 4, Versions: map[string]string{"upload": "aws-cli/0"}, Rounds: []Round{round(1, 20), round(3, 5), round(1, 10)}}
+	c := &Comparison{GB: 2, Rounds: []Round{round(1, 20), round(3, 5), round(1, 10)}, Idle: &Idle{Seconds: 20, CPU: 0.06, Sent: 6}}
+	c.conclude()
+	return &Report{Comparison: c, Versions: map[string]string{"upload": "aws-cli/0"}, RoundTrips: &RoundTrips{
+		Small:       Said{S3: map[string]int{"PutObject": 2}, NATS: map[string]int{"ack": 1}, SQL: map[string]int{"COPY": 50}, SQLTrips: 70},
+		Attachments: Said{S3: map[string]int{"PutObject": 2, "GetObject of the source": 10}, NATS: map[string]int{"ack": 1}, SQL: map[string]int{"COPY": 51}},
+	}}
 }
 
 func TestReportHasItsKeys(t *testing.T) {
 	t.Parallel()
 	r, file := given(), filepath.Join(t.TempDir(), "bench.json")
-	r.conclude()
 	if err := r.write(file, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -48,13 +56,13 @@ func TestReportHasItsKeys(t *testing.T) {
 	}
 	for key, want := range map[string]float64{
 		"wall_ratio_roofline": 1.2, "wall_ratio_copy": 1.5, "wall_ratio_script": 0.3, "wall_ratio_script_tuned": 0.6, "wall_ratio_pg_dump": 0.75,
-		"wall_s": 12, "worker_cpu_s_per_gb": 3, "peak_rss_mib": 150, "small_jobs_per_s": 10, "small_job_latency_s": 0.1, "gb": 2,
+		"wall_s": 12, "worker_cpu_s_per_gb": 3, "peak_rss_mib": 150, "small_jobs_per_s": 10, "small_job_latency_s": 0.1, "small_job_slots": 4, "gb": 2,
 	} {
 		if got, ok := found[key].(float64); !ok || math.Abs(got-want) > 1e-9 {
 			t.Errorf("%s is %v, want %v", key, found[key], want)
 		}
 	}
-	for _, key := range []string{"machine", "versions", "rounds"} {
+	for _, key := range []string{"machine", "versions", "rounds", "round_trips", "small_jobs", "idle"} {
 		if found[key] == nil {
 			t.Errorf("there is no %s", key)
 		}
@@ -79,10 +87,9 @@ func TestMedian(t *testing.T) {
 func TestTableSaysHowScriptsUpload(t *testing.T) {
 	t.Parallel()
 	r := given()
-	r.conclude()
 	var out strings.Builder
 	r.print(&out)
-	for _, want := range []string{"aws-cli/0", "0.75 x", "10.0 a second", "100 ms"} {
+	for _, want := range []string{"aws-cli/0", "0.75 x", "│           100 │     10.0 │", "GetObject of the source", "0.060 s of CPU"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}

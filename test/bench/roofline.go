@@ -29,33 +29,38 @@ const chunkPages = 16 << 20 / 8192
 // deflateLevel is snapfleet's default.
 const deflateLevel = 2
 
-// roofline is copy, or copy_deflate.
-func (g *ground) roofline(deflate bool) contender {
-	c := contender{name: "copy", run: func(ctx context.Context) (Cost, error) { return g.copyAll(ctx, nil) }}
-	if deflate {
-		c = contender{name: "copy_deflate", run: func(ctx context.Context) (Cost, error) {
-			return g.copyAll(ctx, func() (*flate.Writer, error) { return flate.NewWriter(io.Discard, deflateLevel) })
-		}}
+// rooflines are copy and copy_deflate.
+func (g *ground) rooflines(schema string) []contender {
+	run := func(c compressor) func(context.Context) (Cost, error) {
+		return func(ctx context.Context) (Cost, error) {
+			cost, _, err := g.copyAll(ctx, schema, runtime.NumCPU(), c)
+			return cost, err
+		}
 	}
-	return c
+	return []contender{{"copy", run(nil)}, {"copy_deflate", run(deflated)}}
 }
 
-// copyAll reads every table, and notes how large they are as CSV.
-func (g *ground) copyAll(ctx context.Context, compressor func() (*flate.Writer, error)) (Cost, error) {
-	chunks, err := g.chunks(ctx)
+// compressor makes what the rows are compressed with; nil: they are not.
+type compressor func() (*flate.Writer, error)
+
+func deflated() (*flate.Writer, error) { return flate.NewWriter(io.Discard, deflateLevel) }
+
+// copyAll reads every table of a schema, and says how large they are as CSV.
+func (g *ground) copyAll(ctx context.Context, schema string, connections int, c compressor) (Cost, int64, error) {
+	chunks, err := g.chunks(ctx, schema)
 	if err != nil {
-		return Cost{}, err
+		return Cost{}, 0, err
 	}
 	before, began := selfCPU(), time.Now()
 	var total atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
-	for range runtime.NumCPU() {
+	for range connections {
 		group.Go(func() error {
 			var w io.Writer = io.Discard
 			var z *flate.Writer
-			if compressor != nil {
+			if c != nil {
 				var err error
-				if z, err = compressor(); err != nil {
+				if z, err = c(); err != nil {
 					return err
 				}
 				w = z
@@ -82,29 +87,35 @@ func (g *ground) copyAll(ctx context.Context, compressor func() (*flate.Writer, 
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return Cost{}, err
+		return Cost{}, 0, err
 	}
-	g.csv = total.Load()
-	return Cost{Wall: time.Since(began).Seconds(), CPU: selfCPU() - before}, nil
+	return Cost{Wall: time.Since(began).Seconds(), CPU: selfCPU() - before}, total.Load(), nil
 }
 
 // chunks are the COPY statements, in a closed channel.
-func (g *ground) chunks(ctx context.Context) (<-chan string, error) {
+func (g *ground) chunks(ctx context.Context, schema string) (<-chan string, error) {
 	conn, err := pgx.Connect(ctx, g.database)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has served
+	rows, err := conn.Query(ctx, `SELECT c.relname, pg_relation_size(c.oid) / 8192 FROM pg_class c
+		WHERE c.relnamespace = $1::regnamespace AND c.relkind = 'r' ORDER BY c.oid`, schema)
+	if err != nil {
+		return nil, err
+	}
 	var all []string
-	for _, t := range tables {
-		var pages int
-		if err := conn.QueryRow(ctx, "SELECT pg_relation_size('bench."+t.name+"') / 8192").Scan(&pages); err != nil {
-			return nil, err
+	var name string
+	var pages int
+	_, err = pgx.ForEachRow(rows, []any{&name, &pages}, func() error {
+		for first := 0; first < max(1, pages); first += chunkPages {
+			all = append(all, fmt.Sprintf("COPY (SELECT * FROM ONLY %s WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)') TO STDOUT (FORMAT csv)",
+				pgx.Identifier{schema, name}.Sanitize(), first, first+chunkPages))
 		}
-		for first := 0; first < pages; first += chunkPages {
-			all = append(all, fmt.Sprintf("COPY (SELECT * FROM ONLY bench.%s WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)') TO STDOUT (FORMAT csv)",
-				t.name, first, first+chunkPages))
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	chunks := make(chan string, len(all))
 	for _, sql := range all {

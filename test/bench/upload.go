@@ -43,19 +43,28 @@ func upload(ctx context.Context, from, to string) (err error) {
 		return err
 	}
 	client := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
+	_, err = uploadAll(ctx, client, source, bucket, key)
+	return err
+}
+
+// uploadAll copies a stream into an object, and returns its tag.
+func uploadAll(ctx context.Context, client *s3.Client, source io.Reader, bucket, key string) (etag string, err error) {
 	created, err := client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: &bucket, Key: &key, ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme})
 	if err != nil {
-		return err
+		return "", err
 	}
 	parts, err := uploadParts(ctx, client, source, created)
 	if err != nil {
 		_, aborted := client.AbortMultipartUpload(context.WithoutCancel(ctx), &s3.AbortMultipartUploadInput{Bucket: &bucket, Key: &key, UploadId: created.UploadId})
-		return errors.Join(err, aborted)
+		return "", errors.Join(err, aborted)
 	}
-	_, err = client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+	out, err := client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
 		Bucket: &bucket, Key: &key, UploadId: created.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	})
-	return err
+	if err != nil {
+		return "", err
+	}
+	return aws.ToString(out.ETag), nil
 }
 
 func uploadParts(ctx context.Context, client *s3.Client, source io.Reader, u *s3.CreateMultipartUploadOutput) (parts []types.CompletedPart, err error) {
