@@ -189,11 +189,12 @@ func (f *fleet) deliver(ctx context.Context, tenant string) (Cost, error) {
 		return Cost{}, err
 	}
 	took, delivered, err := f.one(ctx, w, tenant)
-	if err := errors.Join(err, w.stop()); err != nil {
+	most, unknown := memoryOf(w.cmd.Process.Pid, "VmHWM")
+	if err := errors.Join(err, unknown, w.stop()); err != nil {
 		return Cost{}, err
 	}
 	cost := costOf(w.cmd.ProcessState, took)
-	cost.Delivered = delivered
+	cost.Delivered, cost.RSS = delivered, most
 	return cost, nil
 }
 

@@ -107,6 +107,9 @@ func run(args []string) int {
 		os.Exit(exitInterrupted) // whoever asks twice does not want to wait: the servers die with us
 	}()
 
+	if len(args) > 1 && args[0] == meter {
+		return runMetered(args[1:])
+	}
 	if len(args) == 3 && args[0] == standIn {
 		return conclude(ctx, upload(ctx, args[1], args[2]))
 	}

@@ -71,7 +71,7 @@ func (g *ground) script(ctx context.Context, name, text string, env []string) (c
 	key := name + ".tar"
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", text)
 	cmd.Dir, cmd.Env = dir, append(env[:len(env):len(env)], "TARGET=s3://"+store+"/"+key)
-	if cost, err = execute(ctx, cmd); err != nil {
+	if cost, err = metered(ctx, cmd); err != nil {
 		return Cost{}, err
 	}
 	found, err := g.cloud.Admin().HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(store), Key: &key})

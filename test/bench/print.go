@@ -30,7 +30,7 @@ func newTable(w io.Writer, header table.Row) table.Writer {
 func (r *Report) print(w io.Writer) {
 	if r.Comparison != nil {
 		r.Comparison.print(w)
-		fmt.Fprintf(w, "medians of %d round(s), %.3g GB of CSV; scripts upload with %s\n", len(r.Rounds), r.GB, r.Versions["upload"])
+		fmt.Fprintf(w, "medians of %s, %.3g GB of CSV; scripts upload with %s\n", rounds(len(r.Rounds)), r.GB, r.Versions["upload"])
 		r.printSmall(w)
 	}
 	if r.RoundTrips != nil {
@@ -48,7 +48,6 @@ func (r *Report) print(w io.Writer) {
 // print shows the medians.
 func (r *Comparison) print(w io.Writer) {
 	t := newTable(w, table.Row{"", "wall s", "CPU s/GB", "memory MiB", "in S3 MB", "snapfleet takes"})
-	ratios := map[string]float64{"script": r.ScriptRatio, "script_tuned": r.TunedRatio, "pg_dump": r.DumpRatio, "copy_deflate": r.RoofRatio, "copy": r.CopyRatio, "snapfleet": 1}
 	known := func(format string, figure float64) string {
 		if figure == 0 {
 			return ""
@@ -59,7 +58,7 @@ func (r *Comparison) print(w io.Writer) {
 		c := r.cost(e.name)
 		t.AppendRow(table.Row{
 			fmt.Sprintf("%-12s  %s", e.name, e.what), fmt.Sprintf("%.2f", c.Wall), fmt.Sprintf("%.2f", c.CPU/r.GB), known("%.0f", c.RSS),
-			known("%.1f", float64(c.Delivered)/1e6), fmt.Sprintf("%.2f x", ratios[e.name]),
+			known("%.1f", float64(c.Delivered)/1e6), fmt.Sprintf("%.2f x", r.ratio(e.name)),
 		})
 	}
 	t.Render()

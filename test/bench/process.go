@@ -2,8 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,18 +37,63 @@ func cpuOf(pid int) (float64, error) {
 	return total.Seconds(), nil
 }
 
-// memoryOf is how much memory a running process has now, in MiB.
-func memoryOf(pid int) (float64, error) {
+// memoryOf is how much memory a running process has, in MiB: now (VmRSS), or when it had most (VmHWM). What wait says
+// of a process that has ended will not do: in it is also what its parent had when it was started.
+func memoryOf(pid int, what string) (float64, error) {
 	status, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	defer status.Close() //nolint:errcheck // it is read
 	for lines := bufio.NewScanner(status); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) == 3 && fields[0] == "VmRSS:" {
+		if fields := strings.Fields(lines.Text()); len(fields) == 3 && fields[0] == what+":" {
 			kib, err := strconv.ParseFloat(fields[1], 64)
 			return kib / 1024, err
 		}
 	}
 	return 0, fmt.Errorf("the system does not say how much memory process %d has", pid)
+}
+
+// meter is the word by which this program runs another, and tells what that has cost: bench meter bash -c ... It is a
+// process of its own because it is small: a process inherits its parent's largest memory, and we have a server in us.
+const meter = "meter"
+
+// meterFD is where it tells.
+const meterFD = 3
+
+// runMetered runs a program with our streams, and returns its exit code.
+func runMetered(args []string) int {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	began := time.Now()
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	if err := json.NewEncoder(os.NewFile(meterFD, meter)).Encode(costOf(cmd.ProcessState, time.Since(began))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	return max(cmd.ProcessState.ExitCode(), 0)
+}
+
+// metered is execute for a program whose memory counts, too.
+func metered(ctx context.Context, cmd *exec.Cmd) (cost Cost, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Cost{}, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return Cost{}, err
+	}
+	defer r.Close() //nolint:errcheck // it is read
+	outer := exec.Command(self, append([]string{meter}, cmd.Args...)...)
+	outer.Dir, outer.Env, outer.ExtraFiles = cmd.Dir, cmd.Env, []*os.File{w}
+	_, err = execute(ctx, outer)
+	if err := errors.Join(err, w.Close()); err != nil {
+		return Cost{}, err
+	}
+	return cost, json.NewDecoder(r).Decode(&cost)
 }

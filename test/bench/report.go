@@ -112,11 +112,8 @@ var entrants = []struct{ name, what string }{
 
 // conclude makes the figures of the rounds.
 func (r *Comparison) conclude() {
-	ratio := func(to string) float64 {
-		return r.median(func(n Round) float64 { return n.Costs["snapfleet"].Wall / n.Costs[to].Wall })
-	}
-	r.RoofRatio, r.CopyRatio = ratio("copy_deflate"), ratio("copy")
-	r.ScriptRatio, r.TunedRatio, r.DumpRatio = ratio("script"), ratio("script_tuned"), ratio("pg_dump")
+	r.RoofRatio, r.CopyRatio = r.ratio("copy_deflate"), r.ratio("copy")
+	r.ScriptRatio, r.TunedRatio, r.DumpRatio = r.ratio("script"), r.ratio("script_tuned"), r.ratio("pg_dump")
 	ours := r.cost("snapfleet")
 	r.Wall, r.CPUPerGB, r.RSS = ours.Wall, ours.CPU/r.GB, ours.RSS
 	r.Small = r.smallJobs()
@@ -125,6 +122,11 @@ func (r *Comparison) conclude() {
 			break
 		}
 	}
+}
+
+// ratio is snapfleet's wall time by another's of the same round.
+func (r *Comparison) ratio(to string) float64 {
+	return r.median(func(n Round) float64 { return n.Costs["snapfleet"].Wall / n.Costs[to].Wall })
 }
 
 // smallJobs is the medians for each number of slots.
@@ -180,7 +182,7 @@ func (r *Report) write(figures, picture string) error {
 	if err := os.WriteFile(figures, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	if picture == "" {
+	if picture == "" || r.Comparison == nil {
 		return nil
 	}
 	drawn, err := r.draw()

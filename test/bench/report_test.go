@@ -72,6 +72,62 @@ func TestReportHasItsKeys(t *testing.T) {
 	}
 }
 
+func TestGrowthSaysWhetherItIsFlat(t *testing.T) {
+	t.Parallel()
+	sizes := func(cpu, rss float64) []Grown {
+		return []Grown{
+			{Tables: 3, GB: 0.1, CPUPerGB: 4, RSS: 60}, {Tables: 3, GB: 1, CPUPerGB: 3, RSS: 140}, {Tables: 3, GB: 4, CPUPerGB: cpu, RSS: rss},
+		}
+	}
+	for _, tt := range []struct {
+		cpu, rss           float64
+		flatCPU, flatRSS   bool
+		wantCPU, wantBytes string
+	}{
+		{3, 150, true, true, "cost for a byte is flat", "memory is flat"},
+		{5, 150, false, true, "cost for a byte is NOT flat", "memory is flat"},
+		{3, 300, true, false, "cost for a byte is flat", "memory is NOT flat: 140 MiB for 1 GB, 300 MiB for 4 GB"},
+	} {
+		g := Growth{Sizes: sizes(tt.cpu, tt.rss), Tables: []Grown{{Tables: 1}, {Tables: 1000, Wall: 2, Copies: 0.5, Ratio: 4}}}
+		g.judge()
+		var out strings.Builder
+		g.print(&out)
+		if g.FlatCPU != tt.flatCPU || g.FlatRSS != tt.flatRSS {
+			t.Errorf("%v and %v: flat: %t and %t", tt.cpu, tt.rss, g.FlatCPU, g.FlatRSS)
+		}
+		for _, want := range []string{tt.wantCPU, tt.wantBytes, "1000 tables of 10 rows take 2.00 s, 2.00 ms each, 4.00 x"} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("no %q in\n%s", want, &out)
+			}
+		}
+	}
+}
+
+func TestStatement(t *testing.T) {
+	t.Parallel()
+	for sql, want := range map[string]string{
+		"COPY (SELECT a FROM b) TO STDOUT\x00":                      "COPY",
+		"  SET  x =\n 'y'\x00rest":                                  "SET x = _",
+		`LOCK TABLE ONLY "acme"."t1" IN ACCESS SHARE MODE` + "\x00": "LOCK TABLE ONLY _._ IN ACCESS SHARE MODE",
+		"SELECT " + strings.Repeat("a", 60):                         "SELECT " + strings.Repeat("a", 53) + " ...",
+	} {
+		if got := statement([]byte(sql)); got != want {
+			t.Errorf("%q is %q, want %q", sql, got, want)
+		}
+	}
+}
+
+func TestWrongFlags(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"--gb=0"}, {"--rounds=-1"}, {"--slots=0"}, {"--slots=64"}, {"--growth-gb=1,0.1"}, {"--growth-tables=0"}, {"--idle=0s"}, {"--nonsense"}, {"--rounds=0", "--svg=x"}, {"more"},
+	} {
+		if got := run(args); got != exitUsage {
+			t.Errorf("%v: exit code %d, want %d", args, got, exitUsage)
+		}
+	}
+}
+
 func TestMedian(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -116,7 +172,8 @@ func TestPictureIsXML(t *testing.T) {
 			bars++
 		}
 	}
-	if bars != len(entrants) || !strings.Contains(string(drawn), ">40.0 s<") {
+	if bars != len(entrants)+1 || // one behind all
+		!strings.Contains(string(drawn), ">40.0 s<") || !strings.Contains(string(drawn), ">3.3 ×<") {
 		t.Errorf("%d bars:\n%s", bars, drawn)
 	}
 }

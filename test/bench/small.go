@@ -58,12 +58,13 @@ func (f *fleet) smallJobs(ctx context.Context, slots, jobs int) (_ Small, err er
 	if err != nil {
 		return Small{}, err
 	}
-	if err := w.stop(); err != nil {
+	most, err := memoryOf(w.cmd.Process.Pid, "VmHWM")
+	if err != nil {
 		return Small{}, err
 	}
 	return Small{
 		Slots: slots, Flags: flags, Jobs: jobs, PerSecond: float64(jobs) / took.Seconds(), Latency: median(latencies),
-		CPU: (after - before) / float64(jobs), RSS: costOf(w.cmd.ProcessState, took).RSS,
+		CPU: (after - before) / float64(jobs), RSS: most,
 	}, nil
 }
 
@@ -141,7 +142,7 @@ func (f *fleet) watch(ctx context.Context, window time.Duration) (_ *Idle, err e
 		i.Sent += float64(n) / minutes
 	}
 	i.Received = float64(heard.received) / minutes
-	i.RSS, err = memoryOf(w.cmd.Process.Pid)
+	i.RSS, err = memoryOf(w.cmd.Process.Pid, "VmRSS")
 	return i, err
 }
 
