@@ -24,7 +24,7 @@ ROUNDS    ?= 3
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## See it work: the whole system on this machine. Your data: make demo DATABASE_URL=... SCHEMA=...
@@ -74,7 +74,14 @@ campaign: ## Look for broken promises, and for bugs that no test finds. Longer: 
 .PHONY: bench
 bench: ## Compare a delivery with scripts, pg_dump and the least it could cost. Smaller: make bench GB=0.2 ROUNDS=1
 	@test/install.sh
-	$(GO) run ./test/bench --gb=$(GB) --rounds=$(ROUNDS) $(BENCHFLAGS)
+	@mkdir -p bin
+	$(GO) run ./test/bench --gb=$(GB) --rounds=$(ROUNDS) --json=bin/bench.json $(if $(SVG),--svg=$(SVG)) $(BENCHFLAGS)
+
+.PHONY: bench-growth
+bench-growth: ## Show how cost grows with bytes and tables, and what attachments cost. It takes some 20 GB of disk.
+	@test/install.sh
+	@mkdir -p bin
+	$(GO) run ./test/bench --rounds=0 --growth --attachments --json=bin/bench-growth.json $(BENCHFLAGS)
 
 .PHONY: microbench
 microbench: ## Run every Go benchmark.

@@ -1,7 +1,9 @@
 // Command bench measures what a delivery costs, next to what people use instead and next to the least that it could
 // cost on the same machine, with the same data, in the same minutes.
 //
-//	make bench GB=2.3 ROUNDS=3
+//	make bench GB=2.3 ROUNDS=3             figures in bin/bench.json
+//	make bench SVG=deploy/bench.svg        and a picture
+//	make bench-growth                      growth and attachments alone
 //	go run ./test/bench --gb=0.05 --rounds=1
 //
 // The data is made from row numbers, so it is the same on every machine: three tables, half of the bytes in wide
@@ -16,11 +18,24 @@
 //	copy_deflate  the same, compressed with deflate level 2
 //	snapfleet     one worker, one job, from submit to ack: NATS, STS, PostgreSQL, S3 over TLS
 //
-// and then small jobs: tenants of 50 tiny tables, one job of each at a time, through one worker with as many slots.
+// and then small jobs: tenants of 50 tiny tables, one job of each at a time, through one worker with as many slots,
+// for each number of slots. After the rounds a worker with nothing to do is watched, and it is counted what one job
+// says to S3, STS, NATS and PostgreSQL. --growth and --attachments measure more; see growth.go and files.go.
 //
 // Wall time is of the whole, CPU time that of the client's processes: PostgreSQL's and S3's are not in it. Memory is
 // the largest process's. All deliver to one S3 server over TLS, which runs in this process, as do the rooflines.
-// report.go documents the keys of bench.json.
+//
+// The keys of bench.json that are compared from release to release, all medians over the rounds:
+//
+//	wall_ratio_roofline      wall time of snapfleet by that of copy_deflate
+//	wall_ratio_script        by that of script
+//	wall_ratio_script_tuned  by that of script_tuned
+//	wall_ratio_pg_dump       by that of pg_dump
+//	worker_cpu_s_per_gb      CPU seconds of the worker for each 1e9 bytes of CSV
+//	peak_rss_mib             the most memory that the worker had
+//	small_jobs_per_s         small jobs in a second, by one worker with 4 slots
+//
+// report.go documents the others: small_jobs, idle, round_trips, growth, attachments and rounds among them.
 package main
 
 import (

@@ -17,6 +17,9 @@ func TestMain(m *testing.M) {
 
 // TestEverythingOnce runs the whole program as small as it gets.
 func TestEverythingOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts every server, and takes some 20 seconds")
+	}
 	dir := t.TempDir()
 	figures, picture := filepath.Join(dir, "bench.json"), filepath.Join(dir, "bench.svg")
 	code := run([]string{
