@@ -3,6 +3,7 @@ package uploader
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"testing"
@@ -83,5 +84,27 @@ func BenchmarkCSVCounter(b *testing.B) {
 	for b.Loop() {
 		var c csvCounter
 		c.Write(block)
+	}
+}
+
+func BenchmarkJSONLTable(b *testing.B) {
+	row := []byte("{\"id\":12345,\"note\":\"a quoted \\\"field\\\"\\nof two lines\",\"at\":\"2026-03-31T14:30:22+00:00\",\"by\":null,\"ratio\":0.125}\n")
+	block := bytes.Repeat(row, (1<<20)/len(row))
+	b.SetBytes(int64(len(block)))
+	for b.Loop() {
+		c := newJSONLTable(columns("id", "note", "at", "by", "ratio"))
+		c.Write(block)
+		if rows, err := c.rows(); err != nil || rows == 0 {
+			b.Fatal(rows, err)
+		}
+	}
+}
+
+// BenchmarkJSONValid is what encoding/json would take for the same, line by line.
+func BenchmarkJSONValid(b *testing.B) {
+	row := []byte("{\"id\":12345,\"note\":\"a quoted \\\"field\\\"\\nof two lines\",\"at\":\"2026-03-31T14:30:22+00:00\",\"by\":null,\"ratio\":0.125}")
+	b.SetBytes(int64(len(row)))
+	for b.Loop() {
+		json.Valid(row)
 	}
 }

@@ -3,6 +3,7 @@ package uploader
 import (
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -54,6 +55,9 @@ func addsUp(m contracts.Manifest) (bad []Problem) {
 		}
 		names[v.Kind][f.Name] = true
 		if v.Kind == contracts.Tables {
+			if !strings.HasSuffix(f.Name, "."+string(m.Format)) {
+				say(f.Volume, f.Name, "it is not called as a file in %s is", m.Format)
+			}
 			rows[f.Of] += f.Rows
 			pieces[f.Of]++
 			continue

@@ -3,7 +3,11 @@ package uploader
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/snapfleet/snapfleet/contracts"
 )
 
 // maxHeader is the longest header row that is kept: 1,600 columns of 63 bytes are 100 kB.
@@ -60,6 +64,22 @@ func (c *csvCounter) Write(p []byte) (int, error) {
 }
 
 var newline = []byte{'\n'}
+
+// csvTable is a csvCounter that knows whose rows it counts.
+type csvTable struct {
+	csvCounter
+	table contracts.Table
+}
+
+// rows looks at the header row, too.
+func (c *csvTable) rows() (int64, error) {
+	rows, err := c.csvCounter.rows()
+	named := func(name string, column contracts.Column) bool { return name == column.Name }
+	if err == nil && !slices.EqualFunc(c.columns(), c.table.Columns, named) {
+		err = fmt.Errorf("its header row does not have the columns of table %q", c.table.Name)
+	}
+	return rows, err
+}
 
 // rows returns the number of records after the header row.
 func (c *csvCounter) rows() (int64, error) {

@@ -15,6 +15,7 @@ import (
 type Delivery struct {
 	cfg     Config
 	attempt contracts.Attempt
+	format  contracts.Format // of the tables
 	store   store
 	journal Journal
 	free    chan []byte // the part buffers, shared by all volumes
@@ -52,7 +53,7 @@ func (d *Delivery) Receipt(m contracts.Manifest) (contracts.Receipt, error) {
 	}
 
 	m.Version, m.Tenant, m.Job, m.Attempt = contracts.ManifestVersion, a.Tenant.Name, a.Request.Job, a.ID
-	m.Only, m.Format, m.RequestedAt = a.Request.Only, a.Tenant.WithDefaults().Format, a.Request.RequestedAt
+	m.Only, m.Format, m.RequestedAt = a.Request.Only, d.format, a.Request.RequestedAt
 	m.Volumes, m.Files, m.Totals = []contracts.Volume{}, []contracts.File{}, contracts.Totals{}
 	for i, v := range d.volumes {
 		u := d.uploads[i]

@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding"
@@ -16,7 +17,7 @@ import (
 
 // Checkpoint is what whoever goes on with the delivery has to know of the archives that are written.
 func (d *Delivery) Checkpoint() contracts.Checkpoint {
-	c := contracts.Checkpoint{PartBytes: d.cfg.PartBytes}
+	c := contracts.Checkpoint{Format: d.format, PartBytes: d.cfg.PartBytes}
 	for i, v := range d.volumes {
 		p := v.packed()
 		p.Upload, p.Files, p.Closed = d.uploads[i], v.files, true
@@ -39,6 +40,7 @@ func (u *Uploader) Resume(ctx context.Context, a contracts.Attempt, j Journal, c
 	if err != nil {
 		return nil, err
 	}
+	d.format = cmp.Or(c.Format, contracts.CSV) // whatever the tenant's record says by now
 	// The parts are of the size that they were begun with, and take no more memory than ours would.
 	d.free = buffers(max(1, d.cfg.Buffers*d.cfg.PartBytes/max(1, c.PartBytes)))
 	d.cfg.PartBytes = c.PartBytes

@@ -96,7 +96,7 @@ func (u *Uploader) begin(ctx context.Context, a contracts.Attempt, j Journal, ke
 		return nil, err
 	}
 	return &Delivery{
-		cfg: u.cfg, attempt: a, store: s, journal: j,
+		cfg: u.cfg, attempt: a, format: a.Format(), store: s, journal: j,
 		free: buffers(u.cfg.Buffers), kinds: map[contracts.Kind]bool{},
 	}, nil
 }
