@@ -115,6 +115,10 @@ func attachments(sizes ...int) ([]contracts.Attachment, contracts.Archive) {
 
 // tables are tables of so many rows each, with rows that do not compress.
 func tables(counts ...int64) ([]contracts.Table, contracts.Archive) {
+	return tablesIn(contracts.CSV, counts...)
+}
+
+func tablesIn(format contracts.Format, counts ...int64) ([]contracts.Table, contracts.Archive) {
 	var list []contracts.Table
 	var names []string
 	for i, n := range counts {
@@ -122,7 +126,7 @@ func tables(counts ...int64) ([]contracts.Table, contracts.Archive) {
 		names = append(names, name)
 		list = append(list, contracts.Table{Name: name, Rows: n, Columns: []contracts.Column{{Name: "id", Type: "bigint"}, {Name: "a \"b\",\n", Type: "text"}}})
 	}
-	files := contracts.TableFiles(names, contracts.CSV)
+	files := contracts.TableFiles(names, format)
 	return list, contracts.Archive{Kind: contracts.Tables, Bytes: 1, Members: func(yield func(contracts.Member, error) bool) {
 		for i, n := range counts {
 			if !yield(tableMember(files[i], names[i], n), nil) {
@@ -133,16 +137,20 @@ func tables(counts ...int64) ([]contracts.Table, contracts.Archive) {
 }
 
 func tableMember(file, name string, rows int64) contracts.Member {
+	header, row := "id,\"a \"\"b\"\",\n\"\n", "%d,\"%x\n\"\"\"\n"
+	if strings.HasSuffix(file, "."+string(contracts.JSONL)) {
+		header, row = "", "{\"id\":%d,\"a \\\"b\\\",\\n\":\"%x\\n\\\"\"}\n"
+	}
 	next := int64(0)
 	return contracts.Member{
 		Name: file, Of: name, Size: -1, ModTime: time.Unix(1e9, 0),
 		Write: func(_ context.Context, w io.Writer, room int64) (contracts.Piece, error) {
 			count := &tally{}
 			z := gzip.NewWriter(io.MultiWriter(w, count))
-			fmt.Fprint(z, "id,\"a \"\"b\"\",\n\"\n")
+			fmt.Fprint(z, header)
 			piece := contracts.Piece{}
 			for next < rows && (room == 0 || count.n < room) {
-				if _, err := fmt.Fprintf(z, "%d,\"%x\n\"\"\"\n", next, noise(uint64(next), 20)); err != nil {
+				if _, err := fmt.Fprintf(z, row, next, noise(uint64(next), 20)); err != nil {
 					return piece, err
 				}
 				next++

@@ -402,6 +402,40 @@ func (a *album) dies(j *journal, every time.Duration, before, after func()) {
 	}
 }
 
+// TestResumeKeepsTheFormat: the tenant's record names another by then, and the tables are written.
+func TestResumeKeepsTheFormat(t *testing.T) {
+	t.Parallel()
+	for _, earlier := range []bool{false, true} { // an earlier release kept none
+		u, dir := inFolder(t, small, nil)
+		a, j, at := &album{t: t, sizes: []int{20_000}}, &journal{}, attempt(0)
+		if _, err := a.begin(u, at, j, 0); !errors.Is(err, errDied) {
+			t.Fatal(err)
+		}
+		c, err := contracts.JoinCheckpoints(at.ID, j.kept)
+		if err != nil || c.Format != contracts.CSV {
+			t.Fatalf("kept: %+v, %v", c, err)
+		}
+		if earlier {
+			c.Format = ""
+		}
+		kept, err := c.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		at.Tenant.Format = contracts.JSONL
+		r, err := a.goOn(u, at, j, [][]byte{kept}, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Commit(t.Context(), at, r); err != nil {
+			t.Fatal(err)
+		}
+		if m := check(t, dir).Manifest; m.Format != contracts.CSV {
+			t.Errorf("the manifest says %s", m.Format)
+		}
+	}
+}
+
 // TestResumeAttachmentsOnly: there is no table to keep.
 func TestResumeAttachmentsOnly(t *testing.T) {
 	t.Parallel()

@@ -123,7 +123,7 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	v.report.Manifest = m
-	v.report.Problems = addsUp(m)
+	v.report.Problems = append(v.report.Problems, addsUp(m)...)
 
 	files := make(map[string][]contracts.File) // by volume
 	for _, f := range m.Files {

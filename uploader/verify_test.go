@@ -22,12 +22,18 @@ import (
 // delivered is a committed delivery in a folder: tables split over volumes, and attachments.
 func delivered(t *testing.T) (dir string, m contracts.Manifest) {
 	t.Helper()
+	return deliveredIn(t, contracts.CSV)
+}
+
+func deliveredIn(t *testing.T, format contracts.Format) (dir string, m contracts.Manifest) {
+	t.Helper()
 	list, files := attachments(10, 5000, 0)
-	tabs, rows := tables(3, 1000, 0)
+	tabs, rows := tablesIn(format, 3, 1000, 0)
 	const limit = 16 << 10
 	rows.Bytes = limit + 1
 	u, dir := inFolder(t, small, nil)
 	a := attempt(limit)
+	a.Request.Format = format
 	r := deliver(t, u, a, contracts.Manifest{Tables: tabs, Attachments: list}, rows, files)
 	if err := u.Commit(t.Context(), a, r); err != nil {
 		t.Fatal(err)
@@ -165,8 +171,10 @@ func TestVerifyFindsEveryLie(t *testing.T) {
 			m.Tables[2].Columns = m.Tables[2].Columns[:1]
 			rewrite(t, dir, m)
 		}, []string{"header row"}},
-		"lie: the totals":   {func(t *testing.T, dir string, m contracts.Manifest) { m.Totals.Bytes++; rewrite(t, dir, m) }, []string{"totals"}},
-		"lie: a table less": {func(t *testing.T, dir string, m contracts.Manifest) { m.Tables = m.Tables[1:]; rewrite(t, dir, m) }, []string{"no table"}},
+		"lie: another format":    {func(t *testing.T, dir string, m contracts.Manifest) { m.Format = contracts.JSONL; rewrite(t, dir, m) }, []string{"not called as a file in jsonl.gz is"}},
+		"lie: no format of ours": {func(t *testing.T, dir string, m contracts.Manifest) { m.Format = "xlsx"; rewrite(t, dir, m) }, []string{`its format is "xlsx"`}},
+		"lie: the totals":        {func(t *testing.T, dir string, m contracts.Manifest) { m.Totals.Bytes++; rewrite(t, dir, m) }, []string{"totals"}},
+		"lie: a table less":      {func(t *testing.T, dir string, m contracts.Manifest) { m.Tables = m.Tables[1:]; rewrite(t, dir, m) }, []string{"no table"}},
 		"lie: a volume less": {func(t *testing.T, dir string, m contracts.Manifest) {
 			m.Volumes = m.Volumes[1:]
 			rewrite(t, dir, m)
@@ -195,6 +203,41 @@ func TestVerifyFindsEveryLie(t *testing.T) {
 				if !strings.Contains(all.String(), w) {
 					t.Errorf("no %q in:\n%s", w, &all)
 				}
+			}
+		})
+	}
+}
+
+func TestVerifyJSONL(t *testing.T) {
+	t.Parallel()
+	swap := func(t *contracts.Table) { slices.Reverse(t.Columns) }
+	for name, c := range map[string]struct {
+		lie  func(m *contracts.Manifest)
+		want string
+	}{
+		"nothing":           {func(*contracts.Manifest) {}, ""},
+		"rows":              {func(m *contracts.Manifest) { m.Files[0].Rows++; m.Tables[0].Rows++; m.Totals.Rows++ }, "it has 3 rows, not 4"},
+		"order of columns":  {func(m *contracts.Manifest) { swap(&m.Tables[0]) }, `row 1 is not an object with the columns of table "table 0"`},
+		"a column less":     {func(m *contracts.Manifest) { m.Tables[1].Columns = m.Tables[1].Columns[:1] }, `row 1 is not an object with the columns of table "table 1"`},
+		"of an empty table": {func(m *contracts.Manifest) { swap(&m.Tables[2]) }, ""}, // whose text says nothing of them
+		"format":            {func(m *contracts.Manifest) { m.Format = contracts.CSV }, "not called as a file in csv.gz is"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, m := deliveredIn(t, contracts.JSONL)
+			if last := m.Files[len(m.Files)-1]; m.Format != contracts.JSONL || !strings.HasSuffix(m.Files[0].Name, ".jsonl.gz") || last.Rows != 0 {
+				t.Fatalf("%s, %+v", m.Format, m.Files)
+			}
+			c.lie(&m)
+			rewrite(t, dir, m)
+			r, err := Verify(t.Context(), FolderSource(dir), VerifyOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.want == "" {
+				check(t, dir)
+			} else if r.OK() || !slices.ContainsFunc(r.Problems, func(p Problem) bool { return strings.Contains(p.What, c.want) }) {
+				t.Errorf("no %q in %v", c.want, r.Problems)
 			}
 		})
 	}
