@@ -22,7 +22,8 @@ type exportCmd struct {
 	Job    string         `placeholder:"ID" help:"Second folder below --to, and part of every file's name. Default: the present second in UTC, as 2026-03-31-143022."`
 	Only   contracts.Kind `enum:"tables,attachments," default:"" help:"Write only the tables, or only the attachments. Default: both when there is an --attachments-source, else the tables."`
 
-	VolumeSize byteSize `default:"50GiB" help:"Size at which a .tar is split."`
+	Format     contracts.Format `enum:"csv.gz,jsonl.gz" default:"csv.gz" help:"How the rows of a table are written: PostgreSQL's CSV, or one JSON object a line."`
+	VolumeSize byteSize         `default:"50GiB" help:"Size at which a .tar is split."`
 
 	databaseFlags
 	readFlags
@@ -107,7 +108,8 @@ func (e *exportCmd) attempt(now time.Time) (contracts.Attempt, error) {
 	if err := checkNames(a.Request.Tenant, a.Request.Job); err != nil {
 		return a, err
 	}
-	a.Tenant = contracts.Tenant{Name: a.Request.Tenant, Schema: e.Schema, Limits: contracts.Limits{VolumeBytes: int64(e.VolumeSize)}}.WithDefaults()
+	limits := contracts.Limits{VolumeBytes: int64(e.VolumeSize)}
+	a.Tenant = contracts.Tenant{Name: a.Request.Tenant, Schema: e.Schema, Format: e.Format, Limits: limits}.WithDefaults()
 	return a, nil
 }
 

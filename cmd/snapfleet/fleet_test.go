@@ -70,6 +70,10 @@ func TestFleet(t *testing.T) {
 	first := record(t, env, "acme")
 	snapfleet(t, env, "tenant", "set", "acme", "--volume-size=1GiB").want(t, exitOK, "volumes of 1.0 GiB")
 	second := record(t, env, "acme")
+	snapfleet(t, env, "tenant", "set", "acme", "--format=jsonl.gz").want(t, exitOK, "format jsonl.gz", "volumes of 1.0 GiB")
+	snapfleet(t, env, "tenant", "get", "acme").want(t, exitOK, "format jsonl.gz")
+	snapfleet(t, env, "tenant", "list").want(t, exitOK, "FORMAT", "jsonl.gz")
+	snapfleet(t, env, "tenant", "set", "acme", "--format=csv.gz").want(t, exitOK, "format csv.gz")
 	if first.Destination != second.Destination || len(first.Destination.ExternalID) < 22 {
 		t.Errorf("the destination was %+v and is %+v", first.Destination, second.Destination)
 	}
@@ -101,6 +105,7 @@ func TestFleet(t *testing.T) {
 
 	// Refusals. Each tenant has an external ID of its own, and the role knows that of acme.
 	snapfleet(t, env, "submit", "acme", "--job=j1", "--only=attachments").want(t, exitRejected, "was asked for before, with other content", "fix:")
+	snapfleet(t, env, "submit", "acme", "--job=j1", "--only=tables", "--format=jsonl.gz").want(t, exitRejected, "was asked for before, with other content", "fix:")
 	snapfleet(t, env, "submit", "bare", "--job=j1", "--wait").want(t, exitJobFailed, "failed: ", "(role_denied)", "cause:", "fix:")
 	snapfleet(t, env, "status", "bare", "j1").want(t, exitOK, "state failed", "(role_denied)")
 	snapfleet(t, env, "status", "acme", "nope").want(t, exitNotFound, "no such job")

@@ -14,10 +14,11 @@ import (
 )
 
 type submitCmd struct {
-	Tenant string         `arg:"" help:"Name of the tenant."`
-	Job    string         `placeholder:"ID" help:"Id of the job, and its folder in the bucket: 1 to 64 of A-Z a-z 0-9 _ -. Default: the present second in UTC, as 2026-03-31-143022."`
-	Only   contracts.Kind `enum:"tables,attachments," default:"" help:"Deliver only the tables, or only the attachments."`
-	Wait   bool           `short:"w" help:"Show the job's progress and wait for its end."`
+	Tenant string           `arg:"" help:"Name of the tenant."`
+	Job    string           `placeholder:"ID" help:"Id of the job, and its folder in the bucket: 1 to 64 of A-Z a-z 0-9 _ -. Default: the present second in UTC, as 2026-03-31-143022."`
+	Only   contracts.Kind   `enum:"tables,attachments," default:"" help:"Deliver only the tables, or only the attachments."`
+	Format contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written. Default: as the tenant's record says."`
+	Wait   bool             `short:"w" help:"Show the job's progress and wait for its end."`
 
 	natsFlags
 }
@@ -29,7 +30,7 @@ Publishes a snapshot request, and prints the id of the job on standard output. F
 JetStream until a worker has delivered it or said why it cannot be.
 
 The id makes the request safe to repeat: the same id with the same content is the same wish and is delivered once;
-the same id with other content is refused.
+the same id with other content (--only, --format) is refused.
 
 With --wait the progress goes to standard error, and the exit status is 0 only when the customer has the data.
 Interrupting the wait does not stop the job; "snapfleet cancel" does.`,
@@ -45,7 +46,7 @@ Interrupting the wait does not stop the job; "snapfleet cancel" does.`,
 // Run publishes the request.
 func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	request := contracts.Request{
-		Version: contracts.RequestVersion, Tenant: s.Tenant, Job: s.Job, Only: s.Only,
+		Version: contracts.RequestVersion, Tenant: s.Tenant, Job: s.Job, Only: s.Only, Format: s.Format,
 		RequestedAt: time.Now().UTC().Truncate(time.Millisecond),
 	}
 	if request.Job == "" {

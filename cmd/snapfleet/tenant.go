@@ -27,17 +27,18 @@ forged request can at worst deliver a customer's data to that same customer.`}
 }
 
 type tenantSetCmd struct {
-	Tenant     string    `arg:"" help:"Name of the tenant in requests, and first folder in the bucket."`
-	Bucket     *string   `group:"s3" placeholder:"NAME" help:"The customer's bucket."`
-	Region     *string   `group:"s3" placeholder:"REGION" help:"Region of the bucket, such as eu-central-1."`
-	RoleARN    *string   `name:"role-arn" group:"s3" placeholder:"ARN" help:"Role in the customer's account that may write there: arn:aws:iam::<account>:role/<name>."`
-	Owner      *string   `group:"s3" placeholder:"ACCOUNT" help:"Account that owns the bucket, 12 digits, when it is not the role's."`
-	KMSKey     *string   `name:"kms-key" group:"s3" placeholder:"ARN" help:"KMS key to encrypt with. Without it the bucket's own encryption applies."`
-	Endpoint   *string   `group:"s3" placeholder:"URL" help:"S3-compatible store other than AWS, https://host[:port]. The workers must --allow-endpoint it."`
-	Schema     *string   `placeholder:"NAME" help:"PostgreSQL schema that is read. Default: the tenant's name."`
-	VolumeSize *byteSize `placeholder:"SIZE" help:"Size at which a .tar is split, 32MiB to 1TiB. Default: 50GiB."`
-	Gaps       string    `enum:"deliver,fail," default:"" help:"What a missing attachment means: deliver the rest and name the gap, or fail the job. Default: deliver."`
-	JSON       bool      `name:"json" help:"Print the record as JSON."`
+	Tenant     string           `arg:"" help:"Name of the tenant in requests, and first folder in the bucket."`
+	Bucket     *string          `group:"s3" placeholder:"NAME" help:"The customer's bucket."`
+	Region     *string          `group:"s3" placeholder:"REGION" help:"Region of the bucket, such as eu-central-1."`
+	RoleARN    *string          `name:"role-arn" group:"s3" placeholder:"ARN" help:"Role in the customer's account that may write there: arn:aws:iam::<account>:role/<name>."`
+	Owner      *string          `group:"s3" placeholder:"ACCOUNT" help:"Account that owns the bucket, 12 digits, when it is not the role's."`
+	KMSKey     *string          `name:"kms-key" group:"s3" placeholder:"ARN" help:"KMS key to encrypt with. Without it the bucket's own encryption applies."`
+	Endpoint   *string          `group:"s3" placeholder:"URL" help:"S3-compatible store other than AWS, https://host[:port]. The workers must --allow-endpoint it."`
+	Schema     *string          `placeholder:"NAME" help:"PostgreSQL schema that is read. Default: the tenant's name."`
+	VolumeSize *byteSize        `placeholder:"SIZE" help:"Size at which a .tar is split, 32MiB to 1TiB. Default: 50GiB."`
+	Format     contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written, unless a request says otherwise: PostgreSQL's CSV, or one JSON object a line. Default: csv.gz."`
+	Gaps       string           `enum:"deliver,fail," default:"" help:"What a missing attachment means: deliver the rest and name the gap, or fail the job. Default: deliver."`
+	JSON       bool             `name:"json" help:"Print the record as JSON."`
 
 	natsFlags
 }
@@ -53,7 +54,7 @@ their role must demand it as sts:ExternalId, so that nobody else can make us wri
 password, but it belongs in no ticket and no log either.`,
 		examples: []example{
 			{"Register.", "snapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet"},
-			{"Change one field.", "snapfleet tenant set acme --volume-size=20GiB"},
+			{"Change one field.", "snapfleet tenant set acme --format=jsonl.gz"},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
 	}
@@ -112,6 +113,9 @@ func (t *tenantSetCmd) change(r contracts.Tenant) contracts.Tenant {
 	lay(&d.Endpoint, t.Endpoint)
 	if t.VolumeSize != nil {
 		r.Limits.VolumeBytes = int64(*t.VolumeSize)
+	}
+	if t.Format != "" {
+		r.Format = t.Format
 	}
 	if t.Gaps != "" {
 		r.Limits.Gaps = contracts.GapPolicy(t.Gaps)
@@ -211,14 +215,14 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 				return err
 			}
 		}
-		rows = append(rows, table.Row{r.Name, r.Schema, d.Bucket, d.Region, d.Account(), when(r.UpdatedAt)})
+		rows = append(rows, table.Row{r.Name, r.Schema, d.Bucket, d.Region, d.Account(), r.Format, when(r.UpdatedAt)})
 	}
 	switch {
 	case t.JSON:
 	case len(rows) == 0:
 		fmt.Fprintln(c.err, "No tenant is registered yet. See: snapfleet tenant set --help")
 	default:
-		c.table(table.Row{"tenant", "schema", "bucket", "region", "account", "updated"}, rows)
+		c.table(table.Row{"tenant", "schema", "bucket", "region", "account", "format", "updated"}, rows)
 	}
 	return nil
 }

@@ -199,13 +199,23 @@ func TestTenantChangeKeepsWhatIsNotGiven(t *testing.T) {
 	text := func(s string) *string { return &s }
 	was := contracts.Tenant{Name: "acme", Schema: "s", Destination: contracts.Destination{
 		Bucket: "b", Region: "r", RoleARN: "a", ExternalID: "x", Owner: "1", Endpoint: "e",
-	}}
+	}, Format: contracts.JSONL}
 	set := tenantSetCmd{Region: text("r2"), Owner: text(""), VolumeSize: new(byteSize)}
 	*set.VolumeSize = 5
 	want := was
 	want.Destination.Region, want.Destination.Owner, want.Limits.VolumeBytes = "r2", "", 5
 	if got := set.change(was); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestExportSaysTheFormat(t *testing.T) {
+	t.Parallel()
+	for _, want := range []contracts.Format{contracts.CSV, contracts.JSONL} {
+		e := exportCmd{Schema: "acme", Format: want}
+		if a, err := e.attempt(time.Now()); err != nil || a.Format() != want || a.Tenant.Format != want {
+			t.Errorf("%q: %+v, %v", want, a, err)
+		}
 	}
 }
 

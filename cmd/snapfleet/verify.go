@@ -29,7 +29,7 @@ func (verifyCmd) manual() page {
 		about: `
 Reads a delivery back from its first to its last byte and proves it against its manifest: every volume with its
 size and CRC64NVME, every file with its size and SHA-256, every table with its rows, counted in the decompressed
-CSV; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest, and changes nothing.
+CSV or JSON, and its columns; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest, and changes nothing.
 
 It is for whoever owns the bucket, too: it needs s3:ListBucket and s3:GetObject, no NATS and no database.`,
 		examples: []example{
@@ -128,6 +128,7 @@ func (c *console) report(r uploader.Report, files bool) {
 			[2]string{"tenant", m.Tenant},
 			[2]string{"job", m.Job},
 			[2]string{"snapshot", when(m.Snapshot.At)},
+			[2]string{"format", string(m.Format)},
 			[2]string{"made by", m.Producer.Name + " " + m.Producer.Version},
 		)
 		fmt.Fprintln(c.out)
