@@ -59,8 +59,8 @@ const (
 	// a quoted one the empty string.
 	CSV Format = "csv.gz"
 	// JSONL is one JSON object for each row, on a line of its own, compressed by gzip: exactly what PostgreSQL's
-	// row_to_json gives, keys in the order of the columns. There is no header row, and an empty table's text is
-	// empty.
+	// row_to_json gives in UTC, keys in the order of the columns; but a line feed or a carriage return, which a column
+	// of type json may have between its tokens, is a space. There is no header row, and an empty table's text is empty.
 	JSONL Format = "jsonl.gz"
 )
 

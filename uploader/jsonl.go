@@ -11,7 +11,8 @@ import (
 // jsonlTable checks the text of a jsonl.gz as it is written to it, and counts its rows. Everything that is promised
 // of the form is checked, of every byte: the text is UTF-8; each line is the object that row_to_json makes of a row
 // of the table, {"column":value,...} with all of its columns, in their order, and no space between them; each value
-// is JSON, by RFC 8259 to the letter, without a line feed; and each line ends in one. An empty table has no line.
+// is JSON, by RFC 8259 to the letter, without a line feed or carriage return; and each line ends in a line feed. An
+// empty table has no line.
 // What the values are, and whether they suit the columns' types, is not looked at.
 type jsonlTable struct {
 	table  string
@@ -108,7 +109,7 @@ func (c *jsonlTable) rows() (int64, error) {
 // maxJSONDepth is how deep a value may be nested. PostgreSQL, whose parser is recursive, refuses far less.
 const maxJSONDepth = 1 << 20
 
-// jsonValue reads one JSON value that comes in any number of pieces, with white space around it but for line feeds.
+// jsonValue reads one JSON value that comes in any number of pieces, with spaces and tabs around its parts, not line feeds.
 // It keeps nothing of it, whatever its size, but a byte for each level of nesting. [encoding/json] has no such
 // reader: its own needs the value in memory, and refuses some that PostgreSQL stores.
 type jsonValue struct {
@@ -191,7 +192,7 @@ func (v *jsonValue) scan(p []byte) (used int, ended bool) {
 
 func jsonDigit(b byte) bool { return '0' <= b && b <= '9' }
 
-func jsonSpace(b byte) bool { return b == ' ' || b == '\t' || b == '\r' }
+func jsonSpace(b byte) bool { return b == ' ' || b == '\t' }
 
 // number takes b in if it goes on with the number under way. If not, the number has ended, or is none.
 func (v *jsonValue) number(b byte) bool {

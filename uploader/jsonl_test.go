@@ -34,7 +34,7 @@ func TestJSONLTable(t *testing.T) {
 		"rows":           {table: ab, in: "{\"a\":1,\"b\":\"x\"}\n{\"a\":null,\"b\":\"\"}\n", rows: 2},
 		"no columns":     {table: columns(), in: "{}\n{}\n", rows: 2},
 		"odd columns":    {table: odd, in: "{\"q\\\"b\\\\\":1,\"l\\nr\\rt\\tb\\bf\\fe\\u001b\x7f\":2,\"größe\":3,\"\":4,\"a:b,c\":5}\n", rows: 1},
-		"white space":    {table: ab, in: "{\"a\": {\"x\" :\t[1 , 2]\r} ,\"b\": 1 }\n", rows: 1},
+		"white space":    {table: ab, in: "{\"a\": {\"x\" :\t[1 , 2]} ,\"b\": 1 }\n", rows: 1},
 		"line separator": {table: a, in: "{\"a\":\"\u2028\u0085\x7f\"}\n", rows: 1},
 		"half a pair":    {table: a, in: "{\"a\":\"\\ud800\"}\n", rows: 1}, // json may have it
 		"very deep":      {table: a, in: "{\"a\":" + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + "}\n", rows: 1},
@@ -54,6 +54,7 @@ func TestJSONLTable(t *testing.T) {
 		"a column less":     {table: ab, in: "{\"a\":1}\n", bad: "row 1 is not an object"},
 		"a column more":     {table: a, in: "{\"a\":1,\"b\":2}\n", bad: "row 1 is not an object"},
 		"two on a line":     {table: a, in: "{\"a\":1}{\"a\":1}\n", bad: "row 1 is not an object"},
+		"return in a value": {table: a, in: "{\"a\":[1,\r2]}\n", bad: "row 1: value 1 is not JSON"},
 		"feed in a value":   {table: a, in: "{\"a\":[1,\n2]}\n", bad: "row 1: value 1 is not JSON"},
 		"feed in a string":  {table: ab, in: "{\"a\":1,\"b\":\"x\ny\"}\n", bad: "row 1: value 2 is not JSON"},
 		"not UTF-8":         {table: a, in: "{\"a\":\"\xff\"}\n", bad: "not UTF-8"},
@@ -89,7 +90,7 @@ func TestJSONLTable(t *testing.T) {
 func FuzzJSONLTable(f *testing.F) {
 	for _, value := range []string{
 		`1`, `-0.5e+10`, `"x\n\u00e9\""`, ` {"k" : [true,false,null] , "l":{}} `, `[]`, `"é"`, "\"\xff\"", `1,"b":2`, `[1,]`, `{"a"}`, `{,}`, `[}`, `1.`, `-`, `00`, `1e`, `.5`,
-		`nul`, `nulll`, `"\u12g4"`, `"\x"`, "\"\t\"", "[1\n]", `{"a":1 "b":2}`, `{"a" 1}`, `{1:2}`, `[1 2]`, `1 2`, `"a""b"`, `]`, `tru e`, "\t1\r",
+		`nul`, `nulll`, `"\u12g4"`, `"\x"`, "\"\t\"", "[1\n]", `{"a":1 "b":2}`, `{"a" 1}`, `{1:2}`, `[1 2]`, `1 2`, `"a""b"`, `]`, `tru e`, "\t1 ", "[1\r]",
 	} {
 		f.Add([]byte(`{"a":`+value+"}\n"), uint8(1))
 		f.Add([]byte("{\"a\":1}\n{\"a\":"+value+"}\n{\"a\":2}\n"), uint8(5))
@@ -121,7 +122,7 @@ func jsonLines(text []byte) (rows int64, good bool) {
 		line, rest, ended := bytes.Cut(text, newline)
 		value, begun := bytes.CutPrefix(line, []byte(`{"a":`))
 		value, closed := bytes.CutSuffix(value, []byte(`}`))
-		if !ended || !begun || !closed || !json.Valid(value) {
+		if !ended || !begun || !closed || !json.Valid(value) || bytes.ContainsRune(value, '\r') {
 			return rows, false
 		}
 		rows, text = rows+1, rest
