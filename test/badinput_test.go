@@ -424,6 +424,7 @@ func TestBadRequest(t *testing.T) {
 		{name: "field twice", body: change(`"version":1`, `"version":1,"version":1`), code: contracts.InvalidRequest, word: "version"},
 		{name: "other case", body: change(`"job"`, `"Job"`), code: contracts.InvalidRequest, word: "Job"},
 		{name: "only", body: change(`"tables"`, `"everything"`), code: contracts.InvalidRequest, word: "everything", job: "x"},
+		{name: "format", body: change(`"only":"tables"`, `"format":"parquet"`), code: contracts.InvalidRequest, word: "parquet", job: "x"},
 		{name: "job", body: change(`"x"`, `"../x"`), code: contracts.InvalidRequest, word: "../x"},
 		{name: "time", body: change(now, "yesterday"), code: contracts.InvalidRequest, word: "yesterday", job: "x"},
 		{name: "old", body: change(now, "2020-01-01T00:00:00Z"), code: contracts.RequestExpired, job: "x"},
@@ -431,6 +432,7 @@ func TestBadRequest(t *testing.T) {
 		{name: "unsafe tenant", subject: "%2e%2e%2f", body: change(`"requests"`, `"%2e%2e%2f"`), code: contracts.InvalidRequest, word: "%2e%2e%2f", job: "x"},
 		{name: "unknown tenant", subject: "nobody", body: change(`"requests"`, `"nobody"`), code: contracts.UnknownTenant, word: "nobody", job: "x"},
 		{name: "job with other content", body: change(`"job":"x","only":"tables"`, `"job":"job"`), code: contracts.JobConflict, word: "job", job: "job"},
+		{name: "job in another format", body: change(`"x"`, `"job","format":"jsonl.gz"`), code: contracts.JobConflict, word: "job", job: "job"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := *f
