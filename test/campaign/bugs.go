@@ -502,4 +502,24 @@ var bugs = []bug{
 		"	r.RequestedAt = time.Time{}\n", "",
 		`^TestRequestDigest$`,
 	},
+	{
+		"format not asked for", "consumer/claim.go",
+		` || asked.Format != "" && m.Format != asked.Format`, ``,
+		`^TestRecordOfADeliveryInAFormatIsLost$`,
+	},
+	{
+		"format of another day", "uploader/resume.go",
+		`d.format = cmp.Or(c.Format, contracts.CSV)`, `d.format = cmp.Or(a.Format(), contracts.CSV)`,
+		`^TestResumeKeepsTheFormat$`,
+	},
+	{
+		"format not of the wish", "contracts/request.go",
+		`r.RequestedAt = time.Time{}`, `r.RequestedAt, r.Format = time.Time{}, ""`,
+		`^TestRequestDigest$`,
+	},
+	{
+		"format not counted", "uploader/verify.go",
+		`append(v.report.Problems, addsUp(m)...)`, `addsUp(m)`,
+		`^TestVerifyFindsEveryLie$`,
+	},
 }
