@@ -3,9 +3,9 @@ package test
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
@@ -38,13 +38,22 @@ func TestRoundTrip(t *testing.T) {
 		dumps  []string
 		scale  float64 // of the factory's tenant
 		set    []string
+		ask    []string
 		work   []string
 		split  bool
+		format contracts.Format
 	}{
 		{tenant: "chinook", schema: "public", dumps: []string{"chinook/chinook.sql"}},
 		{tenant: "sakila", schema: "public", dumps: []string{"sakila/schema.sql", "sakila/data.sql"}},
 		{tenant: "factory", scale: 0.02},
 		{tenant: "volumes", scale: 0.005, split: true, set: []string{"--volume-size=32MiB"}, work: []string{"--part-size=5MiB", "--chunk-size=1MiB"}},
+		{tenant: "chinook_lines", schema: "public", dumps: []string{"chinook/chinook.sql"}, ask: []string{"--format=jsonl.gz"}, format: contracts.JSONL},
+		{tenant: "sakila_lines", schema: "public", dumps: []string{"sakila/schema.sql", "sakila/data.sql"}, set: []string{"--format=jsonl.gz"}, format: contracts.JSONL},
+		{
+			tenant: "lines", scale: 0.02, split: true, set: []string{"--volume-size=32MiB", "--format=jsonl.gz"}, format: contracts.JSONL,
+			work: []string{"--part-size=5MiB", "--chunk-size=1MiB"},
+		},
+		{tenant: "no_lines", scale: 0.001, set: []string{"--format=jsonl.gz"}, ask: []string{"--format=csv.gz"}},
 	} {
 		t.Run(tt.tenant, func(t *testing.T) {
 			t.Parallel()
@@ -72,11 +81,14 @@ func TestRoundTrip(t *testing.T) {
 				more = f.enlarge()
 			}
 			f.work("worker", append(tt.work, "--attachments-source="+factory.Bucket+"={tenant}/")...)
-			f.submit("job")
+			f.submit("job", tt.ask...)
 			s := f.delivered("job")
 			f.check()
 
 			d := f.unpack("job")
+			if want := cmp.Or(tt.format, contracts.CSV); d.Format != want {
+				t.Errorf("the format is %s, not %s", d.Format, want)
+			}
 			d.compareTables(f.database, tt.schema)
 			if tt.dumps == nil {
 				d.compareFiles(tt.tenant, more)
@@ -391,7 +403,11 @@ func (d *unpacked) compareTables(url, schema string) {
 	}
 	d.load(clone, schema)
 	for _, table := range d.Tables {
-		rows := fmt.Sprintf("COPY (SELECT * FROM %s %s x ORDER BY x::text COLLATE \"C\") TO STDOUT", tables[table.Name], quoted(schema, table.Name))
+		from := tables[table.Name] + " " + quoted(schema, table.Name)
+		if d.Format == contracts.JSONL {
+			d.compareLines(source, table, from)
+		}
+		rows := fmt.Sprintf("COPY (SELECT * FROM (SELECT %s FROM %s) x ORDER BY x::text COLLATE \"C\") TO STDOUT", d.comparable(table), from)
 		want, n := copyOut(d.t, source, rows)
 		got, _ := copyOut(d.t, clone, rows)
 		if n != table.Rows {
@@ -423,86 +439,6 @@ func tablesOf(t *testing.T, conn *pgx.Conn, schema string) map[string]string {
 		t.Fatalf("schema %q has no tables", schema)
 	}
 	return tables
-}
-
-// load empties every table and fills it from the delivery, with nothing but the manifest to go by.
-func (d *unpacked) load(conn *pgx.Conn, schema string) {
-	d.t.Helper()
-	must := func(sql string) {
-		d.t.Helper()
-		if _, err := conn.Exec(d.t.Context(), sql); err != nil {
-			d.t.Fatalf("%s: %v", sql, err)
-		}
-	}
-	must("SET session_replication_role = replica") // no triggers, no foreign keys
-	var all []string
-	for _, table := range d.Tables {
-		all = append(all, quoted(schema, table.Name))
-	}
-	must("TRUNCATE " + strings.Join(all, ", "))
-	for _, table := range d.Tables {
-		files := d.filesOf(contracts.Tables, table.Name)
-		if len(files) == 0 {
-			d.t.Errorf("table %q has no file", table.Name)
-		}
-		into := quoted(schema, table.Name)
-		var own []string // what can be written to
-		for _, c := range table.Columns {
-			if !c.Generated {
-				own = append(own, quoted(c.Name))
-			}
-		}
-		computed := len(own) < len(table.Columns)
-		if computed { // COPY has to put these columns somewhere
-			must("CREATE TEMP TABLE staging (LIKE " + into + ")")
-			into = "staging"
-		}
-		var loaded int64
-		for _, name := range files {
-			loaded += d.copyIn(conn, into, table.Columns, name)
-		}
-		if loaded != table.Rows {
-			d.t.Errorf("table %q: %d rows were loaded, the manifest says %d", table.Name, loaded, table.Rows)
-		}
-		if computed {
-			columns := strings.Join(own, ", ")
-			must("INSERT INTO " + quoted(schema, table.Name) + " (" + columns + ") OVERRIDING SYSTEM VALUE SELECT " + columns + " FROM staging")
-			must("DROP TABLE staging")
-		}
-	}
-}
-
-// copyIn loads one file, whose first row must name the manifest's columns.
-func (d *unpacked) copyIn(conn *pgx.Conn, into string, columns []contracts.Column, name string) int64 {
-	d.t.Helper()
-	var names, list []string
-	for _, c := range columns {
-		names, list = append(names, c.Name), append(list, quoted(c.Name))
-	}
-	if list != nil { // SQL has no empty list of columns
-		into += " (" + strings.Join(list, ", ") + ")"
-	}
-	path := filepath.Join(d.dir, name)
-	if err := program(d.t.Context(), "gzip", "-t", path); err != nil {
-		d.t.Errorf("%s: %v", name, err)
-	}
-	plain, err := exec.CommandContext(d.t.Context(), "gzip", "-dc", path).Output()
-	if err != nil {
-		d.t.Fatalf("gzip -dc %s: %v", name, err)
-	}
-	if header, err := csv.NewReader(bytes.NewReader(plain)).Read(); list != nil && (err != nil || !slices.Equal(header, names)) {
-		d.t.Errorf("%s: the header is %q (%v), the columns are %q", name, header, err, names)
-	}
-	tag, err := conn.PgConn().CopyFrom(d.t.Context(), bytes.NewReader(plain), "COPY "+into+" FROM STDIN (FORMAT csv, HEADER)")
-	if err != nil {
-		d.t.Errorf("load %s: %v", name, err)
-	}
-	for _, file := range d.Files {
-		if file.Name == name && file.Rows != tag.RowsAffected() {
-			d.t.Errorf("%s: %d rows, the manifest says %d", name, tag.RowsAffected(), file.Rows)
-		}
-	}
-	return tag.RowsAffected()
 }
 
 func copyOut(t *testing.T, conn *pgx.Conn, sql string) ([]byte, int64) {
@@ -593,7 +529,7 @@ func (d *unpacked) wantSplit(kind contracts.Kind, table string) {
 	if n < 2 {
 		d.t.Errorf("%d volumes of %s", n, kind)
 	}
-	if files := d.filesOf(kind, table); table != "" && (len(files) < 2 || files[1] != contracts.PartFile(table+"."+string(contracts.CSV), 2)) {
+	if files := d.filesOf(kind, table); table != "" && (len(files) < 2 || files[1] != contracts.PartFile(table+"."+string(d.Format), 2)) {
 		d.t.Errorf("the files of table %q are %q", table, files)
 	}
 }

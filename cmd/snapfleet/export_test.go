@@ -70,6 +70,15 @@ func TestExportAndVerify(t *testing.T) {
 	snapfleet(t, nil, "verify", folder).want(t, exitUnproven, "wrong: snapshot_tables_j1.tar", "snapfleet: the delivery is not what its manifest says")
 }
 
+func TestExportInLines(t *testing.T) {
+	t.Parallel()
+	env := source(t, "cmd_export_lines", tenant)
+	to := t.TempDir()
+	snapfleet(t, env, "export", "acme", "--to="+to, "--job=j1", "--format=jsonl.gz").want(t, exitOK, "2 tables, 5,000 rows")
+	folder := filepath.Join(to, "acme", "j1")
+	snapfleet(t, nil, "verify", folder, "--files").want(t, exitOK, "format jsonl.gz", "proven: 2 tables, 5,000 rows", "parts.jsonl.gz 5,000", "empty.jsonl.gz")
+}
+
 func TestExportThatFailsLeavesNothing(t *testing.T) {
 	t.Parallel()
 	env := source(t, "cmd_export_bad", tenant)
