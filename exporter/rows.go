@@ -126,7 +126,11 @@ func (t *tuples) write(p []byte) error {
 	out := t.out
 	for i := range fields {
 		f := &fields[i]
-		out = append(out, f.before...)
+		if len(f.before) == 1 {
+			out = append(out, f.before[0])
+		} else {
+			out = append(out, f.before...)
+		}
 		if len(p) < 4 {
 			return errBinary
 		}

@@ -47,7 +47,7 @@ var kinds = map[string]kind{
 	"time_send":        {size: 8, csv: appendTime, json: quoted(appendTime)},
 	"timestamp_send":   {size: 8, csv: csvTimestamp, json: jsonTimestamp},
 	"timestamptz_send": {size: 8, csv: csvTimestamptz, json: jsonTimestamptz},
-	"json_send":        {csv: csvText, json: jsonRaw},
+	"json_send":        {csv: csvJSON, json: jsonRaw},
 	"jsonb_send":       {valid: validJSONB, csv: csvJSONB, json: jsonJSONB},
 }
 
@@ -299,27 +299,41 @@ func zeros(x uint64) uint64 { return (x - each) &^ x & high }
 // below is the same for a byte that is less than n, which is at most 128.
 func below(x uint64, n byte) uint64 { return (x - each*uint64(n)) &^ x & high }
 
-// needsQuotes reports whether a field of CSV has to stand between quotation marks for what is in it.
-func needsQuotes(v []byte) bool {
-	for ; len(v) >= 8; v = v[8:] {
-		x := binary.LittleEndian.Uint64(v)
-		if zeros(x^each*'"')|zeros(x^each*',')|zeros(x^each*'\n')|zeros(x^each*'\r') != 0 {
-			return true
-		}
-	}
-	for _, c := range v {
-		if c == '"' || c == ',' || c == '\n' || c == '\r' {
-			return true
-		}
-	}
-	return false
+// special has a bit set in it if, and only if, one of eight bytes makes a field of CSV stand between quotation marks.
+func special(x uint64) uint64 {
+	return zeros(x^each*'"') | zeros(x^each*',') | zeros(x^each*'\n') | zeros(x^each*'\r')
 }
 
-// csvText is a field of CSV as COPY writes it: in quotation marks only where it has to.
+// csvText is a field of CSV as COPY writes it: in quotation marks only where it has to, and where it would be taken
+// for NULL. It is copied and looked at in one go, as if it needed none.
 func csvText(dst, v []byte) []byte {
-	if len(v) > 0 && !needsQuotes(v) { // what is empty and not quoted is NULL
-		return append(dst, v...)
+	start := len(dst)
+	dst = append(dst, v...)
+	if n := len(v); n >= 8 {
+		found := special(binary.LittleEndian.Uint64(v[n-8:])) // overlaps with what is before it
+		for rest := v; len(rest) > 8; rest = rest[8:] {
+			found |= special(binary.LittleEndian.Uint64(rest))
+		}
+		if found == 0 {
+			return dst
+		}
+	} else if plainCSV(v) {
+		return dst
 	}
+	return csvQuoted(dst[:start], v)
+}
+
+// plainCSV reports whether a short field needs no quotation marks.
+func plainCSV(v []byte) bool {
+	for _, c := range v {
+		if c == '"' || c == ',' || c == '\n' || c == '\r' {
+			return false
+		}
+	}
+	return len(v) > 0
+}
+
+func csvQuoted(dst, v []byte) []byte {
 	dst = append(dst, '"')
 	for {
 		i := bytes.IndexByte(v, '"')
@@ -335,8 +349,16 @@ func csvText(dst, v []byte) []byte {
 // The version of jsonb's binary form comes before its text.
 func validJSONB(v []byte) bool { return len(v) > 0 && v[0] == 1 }
 
-func csvJSONB(dst, v []byte) []byte  { return csvText(dst, v[1:]) }
+func csvJSONB(dst, v []byte) []byte  { return csvJSON(dst, v[1:]) }
 func jsonJSONB(dst, v []byte) []byte { return append(dst, v[1:]...) } // PostgreSQL writes it on one line
+
+// csvJSON knows that there are quotation marks, as a rule near the beginning.
+func csvJSON(dst, v []byte) []byte {
+	if bytes.IndexByte(v, '"') >= 0 {
+		return csvQuoted(dst, v)
+	}
+	return csvText(dst, v)
+}
 
 // jsonRaw is JSON already, which somebody may have written over several lines. In its strings no line can end.
 func jsonRaw(dst, v []byte) []byte {

@@ -68,7 +68,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// next leaves the next message to pgx, or hands a piece of COPY's data to the sink.
+// next leaves the next message to pgx, or hands some of COPY's data to the sink.
 func (w *wire) next() error {
 	if w.err != nil {
 		return w.err
@@ -82,6 +82,9 @@ func (w *wire) next() error {
 			w.pass = max(1+length(head), headBytes) // a length that cannot be is for pgx to refuse
 			return nil
 		}
+		if found, err := w.whole(); found || err != nil {
+			return err
+		}
 		w.data = length(head) - 4
 		w.r.Discard(headBytes)
 	}
@@ -90,13 +93,30 @@ func (w *wire) next() error {
 	if err != nil {
 		return err
 	}
-	if err := w.to.message(p, w.data-n); err != nil {
-		w.err = err
-		return err
+	if w.err = w.to.message(p, w.data-n); w.err != nil {
+		return w.err
 	}
 	w.data -= n
 	w.r.Discard(n)
 	return nil
+}
+
+// whole hands on every message of data that is in the buffer as a whole, and reports whether there was one.
+func (w *wire) whole() (found bool, err error) {
+	buf, _ := w.r.Peek(w.r.Buffered())
+	n := 0
+	for rest := buf; len(rest) >= headBytes && rest[0] == copyData; rest = buf[n:] {
+		end := 1 + length(rest)
+		if end < headBytes || end > len(rest) {
+			break
+		}
+		if w.err = w.to.message(rest[headBytes:end], 0); w.err != nil {
+			return true, w.err
+		}
+		n += end
+	}
+	w.r.Discard(n)
+	return n > 0, nil
 }
 
 func length(head []byte) int { return int(int32(binary.BigEndian.Uint32(head[1:]))) }
