@@ -94,7 +94,7 @@ type deflater struct {
 }
 
 const (
-	segmentBytes  = 256 << 10
+	segmentBytes  = 4 * 65_535 // the compressor makes a block of each 65,535 bytes: no segment ends in a crumb of one
 	plainSegments = 8
 )
 

@@ -6,9 +6,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/minio/crc64nvme"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -106,5 +113,59 @@ func BenchmarkJSONValid(b *testing.B) {
 	b.SetBytes(int64(len(row)))
 	for b.Loop() {
 		json.Valid(row)
+	}
+}
+
+// BenchmarkUploadPart is what one part costs this side, and a server that throws it away, by how it is signed and summed.
+// Whatever is not summed or signed here is still compared with the checksum when the object is completed.
+func BenchmarkUploadPart(b *testing.B) {
+	body := noise(1, 16<<20)
+	sum := crcText(crc64nvme.Checksum(body))
+	sink := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		io.Copy(io.Discard, q.Body) // who breaks off has failed already
+		w.Header().Set("ETag", `"e"`)
+	})
+	unsigned := func(o *s3.Options) {
+		o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
+	}
+	for _, scheme := range []string{"https", "http"} {
+		server := httptest.NewUnstartedServer(sink)
+		if scheme == "https" {
+			server.StartTLS()
+		} else {
+			server.Start()
+		}
+		b.Cleanup(server.Close)
+		client := s3.New(s3.Options{
+			Region: "us-east-1", BaseEndpoint: aws.String(server.URL), UsePathStyle: true, HTTPClient: server.Client(), Retryer: aws.NopRetryer{},
+			Credentials:                credentials.NewStaticCredentialsProvider("AKIAX", "secret", ""),
+			RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
+		})
+		for _, way := range []struct {
+			name string
+			with func(*s3.UploadPartInput)
+			opts []func(*s3.Options)
+		}{
+			{"CRC64NVME known before, body unsigned", func(in *s3.UploadPartInput) { in.ChecksumCRC64NVME = &sum }, []func(*s3.Options){unsigned}},
+			{"CRC64NVME known before, body signed", func(in *s3.UploadPartInput) { in.ChecksumCRC64NVME = &sum }, nil},
+			{"CRC64NVME by the SDK", func(in *s3.UploadPartInput) { in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc64nvme }, nil},
+			{"CRC32 by the SDK", func(in *s3.UploadPartInput) { in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32 }, nil},
+			{"SHA256 by the SDK", func(in *s3.UploadPartInput) { in.ChecksumAlgorithm = types.ChecksumAlgorithmSha256 }, nil},
+			{"nothing, body unsigned", func(*s3.UploadPartInput) {}, []func(*s3.Options){unsigned}},
+		} {
+			b.Run(scheme+"/"+way.name, func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				for b.Loop() {
+					in := &s3.UploadPartInput{
+						Bucket: aws.String("b"), Key: aws.String("k"), UploadId: aws.String("u"), PartNumber: aws.Int32(1),
+						Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
+					}
+					way.with(in)
+					if _, err := client.UploadPart(b.Context(), in, way.opts...); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }
