@@ -32,6 +32,7 @@
 //	wall_ratio_script_tuned  by that of script_tuned
 //	wall_ratio_pg_dump       by that of pg_dump
 //	worker_cpu_s_per_gb      CPU seconds of the worker for each 1e9 bytes of CSV
+//	database_cpu_s_per_gb    CPU seconds of PostgreSQL meanwhile, for each 1e9 bytes of CSV
 //	peak_rss_mib             the most memory that the worker had
 //	small_jobs_per_s         small jobs in a second, by one worker with 4 slots
 //
@@ -276,7 +277,15 @@ func (g *ground) round(ctx context.Context, contenders []contender, what string)
 	rand.Shuffle(len(contenders), func(i, j int) { contenders[i], contenders[j] = contenders[j], contenders[i] })
 	round := Round{Costs: map[string]Cost{}}
 	for _, c := range contenders {
+		before, err := g.databaseCPU(ctx)
+		if err != nil {
+			return Round{}, err
+		}
 		cost, err := c.run(ctx)
+		if err == nil {
+			cost.Database, err = g.databaseCPU(ctx)
+			cost.Database -= before
+		}
 		if err == nil {
 			err = g.sweep(ctx)
 		}

@@ -39,7 +39,7 @@ func TestEverythingOnce(t *testing.T) {
 	}
 	for what, is := range map[string]bool{
 		"ratios":      r.RoofRatio > 0 && r.ScriptRatio > 0 && r.TunedRatio > 0 && r.DumpRatio > 0,
-		"worker":      r.CPUPerGB > 0 && r.RSS > 0,
+		"worker":      r.CPUPerGB > 0 && r.DBPerGB > 0 && r.RSS > 0,
 		"small jobs":  len(r.Small) == 2 && r.JobsPerS > 0 && r.Small[0].CPU > 0,
 		"idle":        r.Idle.RSS > 0 && r.Idle.Seconds >= 1,
 		"round trips": r.RoundTrips.Small.SQL["COPY"] == tinyTables && r.RoundTrips.Attachments.S3["GetObject of the source"] == filedFiles,

@@ -47,7 +47,7 @@ func (r *Report) print(w io.Writer) {
 
 // print shows the medians.
 func (r *Comparison) print(w io.Writer) {
-	t := newTable(w, table.Row{"", "wall s", "CPU s/GB", "memory MiB", "in S3 MB", "snapfleet takes"})
+	t := newTable(w, table.Row{"", "wall s", "CPU s/GB", "PostgreSQL's", "memory MiB", "in S3 MB", "snapfleet takes"})
 	known := func(format string, figure float64) string {
 		if figure == 0 {
 			return ""
@@ -57,7 +57,7 @@ func (r *Comparison) print(w io.Writer) {
 	for _, e := range entrants {
 		c := r.cost(e.name)
 		t.AppendRow(table.Row{
-			fmt.Sprintf("%-12s  %s", e.name, e.what), fmt.Sprintf("%.2f", c.Wall), fmt.Sprintf("%.2f", c.CPU/r.GB), known("%.0f", c.RSS),
+			fmt.Sprintf("%-12s  %s", e.name, e.what), fmt.Sprintf("%.2f", c.Wall), fmt.Sprintf("%.2f", c.CPU/r.GB), fmt.Sprintf("%.2f", c.Database/r.GB), known("%.0f", c.RSS),
 			known("%.1f", float64(c.Delivered)/1e6), fmt.Sprintf("%.2f x", r.ratio(e.name)),
 		})
 	}

@@ -29,6 +29,7 @@ type Comparison struct {
 	TunedRatio  float64 `json:"wall_ratio_script_tuned"` // by script_tuned's
 	DumpRatio   float64 `json:"wall_ratio_pg_dump"`      // by pg_dump's
 	Wall        float64 `json:"wall_s"`                  // of snapfleet, from submit to ack
+	DBPerGB     float64 `json:"database_cpu_s_per_gb"`   // PostgreSQL's meanwhile
 	CPUPerGB    float64 `json:"worker_cpu_s_per_gb"`     // the worker's whole life, for each 1e9 bytes of CSV
 	RSS         float64 `json:"peak_rss_mib"`            // the most memory that the worker had
 	JobsPerS    float64 `json:"small_jobs_per_s"`        // by one worker with small_job_slots slots
@@ -60,6 +61,7 @@ type Round struct {
 type Cost struct {
 	Wall      float64 `json:"wall_s"`
 	CPU       float64 `json:"cpu_s"`                     // of the client's processes
+	Database  float64 `json:"database_cpu_s"`            // of PostgreSQL's
 	RSS       float64 `json:"peak_rss_mib,omitempty"`    // of the largest of them; not of the rooflines, which are in our process
 	Delivered int64   `json:"delivered_bytes,omitempty"` // as they are in the bucket
 }
@@ -115,7 +117,7 @@ func (r *Comparison) conclude() {
 	r.RoofRatio, r.CopyRatio = r.ratio("copy_deflate"), r.ratio("copy")
 	r.ScriptRatio, r.TunedRatio, r.DumpRatio = r.ratio("script"), r.ratio("script_tuned"), r.ratio("pg_dump")
 	ours := r.cost("snapfleet")
-	r.Wall, r.CPUPerGB, r.RSS = ours.Wall, ours.CPU/r.GB, ours.RSS
+	r.Wall, r.CPUPerGB, r.DBPerGB, r.RSS = ours.Wall, ours.CPU/r.GB, ours.Database/r.GB, ours.RSS
 	r.Small = r.smallJobs()
 	for _, s := range r.Small {
 		if r.JobsPerS, r.JobLatency, r.SmallSlots = s.PerSecond, s.Latency, s.Slots; s.Slots == 4 {
@@ -148,6 +150,7 @@ func (r *Comparison) cost(name string) Cost {
 	}
 	return Cost{
 		Wall: of(func(c Cost) float64 { return c.Wall }), CPU: of(func(c Cost) float64 { return c.CPU }),
+		Database:  of(func(c Cost) float64 { return c.Database }),
 		RSS:       of(func(c Cost) float64 { return c.RSS }),
 		Delivered: int64(of(func(c Cost) float64 { return float64(c.Delivered) })),
 	}
