@@ -58,7 +58,6 @@ var moments = slices.Concat([]moment{
 	{name: "look-for-manifest", operation: "GetObject"},                   // FP11, as all up to abort-probe
 	{name: "mark-for-janitor", says: puts(sweepCell, nil)},                // FP05
 	{name: "create-record", says: puts(recordCell, nil)},                  // FP05
-	{name: "assume-for-attempt", operation: "AssumeRole", skip: 1},        // FP09
 	{name: "list-folder", operation: "ListObjectsV2"},                     //
 	{name: "heartbeat", says: puts(recordCell, nil), skip: 1, slow: true}, // FP07
 	{name: "in-progress", says: settles("+WPI"), slow: true},              // FP08
@@ -104,26 +103,29 @@ var queries = []moment{
 
 // consequences are the moments that come only after something else went wrong.
 var consequences = []moment{
+	{name: "assume-for-attempt", after: hits("assume", "denied"), operation: "AssumeRole"},                                           // FP09
 	{name: "takeover", after: hits("create-tables", "kill"), says: puts(recordCell, func(r jobRecord) bool { return r.Epoch > 1 })},  // FP06
-	{name: "refresh", after: hits("create-tables", "sessions-expire"), operation: "AssumeRole", skip: 2},                             // FP10
+	{name: "refresh", after: hits("create-tables", "sessions-expire"), operation: "AssumeRole", skip: 1},                             // FP10
 	{name: "release", after: hits("create-tables", "term"), says: puts(recordCell, func(r jobRecord) bool { return r.Owner == "" })}, // FP41
-	{name: "failing", after: hits("assume-for-attempt", "denied"), says: puts(recordCell, in("failing"))},
-	{name: "dead-letter", after: hits("assume-for-attempt", "denied"), says: publishes("snapshot.dead.")}, // FP42
-	{name: "failed", after: hits("assume-for-attempt", "denied"), says: puts(recordCell, in("failed"))},
-	{name: "term-request", after: hits("assume-for-attempt", "denied"), says: settles("+TERM"), late: true}, // FP43
+	{name: "failing", after: hits("assume", "denied-twice"), says: puts(recordCell, in("failing"))},
+	{name: "dead-letter", after: hits("assume", "denied-twice"), says: publishes("snapshot.dead.")}, // FP42
+	{name: "failed", after: hits("assume", "denied-twice"), says: puts(recordCell, in("failed"))},
+	{name: "term-request", after: hits("assume", "denied-twice"), says: settles("+TERM"), late: true}, // FP43
 }
 
 // hits is a kind of fault at one of a store's moments.
 func hits(at, what string) *blow {
 	m := map[string]moment{
-		"create-tables":      {name: "create-tables", operation: create, skip: 1},
-		"assume-for-attempt": {name: "assume-for-attempt", operation: "AssumeRole", skip: 1},
+		"create-tables": {name: "create-tables", operation: create, skip: 1},
+		"assume":        {name: "assume", operation: "AssumeRole"},
 	}[at]
 	k := map[string]kind{
 		"kill":            {name: "kill", strike: strikeKill},
 		"term":            {name: "term", strike: strikeTerm},
 		"sessions-expire": {name: "sessions-expire", strike: expireSessions},
-		"denied":          {name: "denied", fault: bucket.Fault{Times: 1, Reply: answer(403, "AccessDenied")}, ends: []contracts.Code{contracts.RoleDenied}},
+		// Once is when it is looked whether the job is delivered: the attempt finds out for itself.
+		"denied":       {name: "denied", fault: bucket.Fault{Times: 1, Reply: answer(403, "AccessDenied")}, ends: []contracts.Code{contracts.RoleDenied}},
+		"denied-twice": {name: "denied", fault: bucket.Fault{Times: 2, Reply: answer(403, "AccessDenied")}, ends: []contracts.Code{contracts.RoleDenied}},
 	}[what]
 	return &blow{m, k}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -35,17 +36,21 @@ type bucket struct {
 	to      contracts.Destination
 	role    *role
 	trust   *trustChecks
+	kept    *sessions
 	creds   *aws.CredentialsCache
 	client  *s3.Client
 	owner   *string // must own the bucket, in every request
+	// reads says that the right to read was proven, in this verb or in the one before: by asking for what was not
+	// there.
+	reads atomic.Bool
 	// unsigned leaves the body out of the signature: TLS guards it on the way and the checksum at the
 	// other end, and SHA-256 of every byte would cost as much again as all the rest.
 	unsigned func(*s3.Options)
 }
 
-// openBucket assumes the customer's role for one job. The client is built from nothing but the tenant's
+// openBucket assumes the customer's role for one verb of a job, or goes on with the session of the verb before. The client is built from nothing but the tenant's
 // record and the worker's HTTP client: no setting of the environment can send a delivery elsewhere.
-func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt) (*bucket, error) {
+func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, kept *sessions, a contracts.Attempt) (*bucket, error) {
 	if err := a.Tenant.WithDefaults().Validate(); err != nil {
 		return nil, err
 	}
@@ -57,11 +62,13 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRole(ctx, base, cfg, a)
+	handed := kept.take(sessionFor(a))
+	r, err := newRole(ctx, base, cfg, a, handed)
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{cfg: cfg, attempt: a, to: d, role: r, trust: trust, creds: r.cached(), owner: aws.String(d.Account())}
+	b := &bucket{cfg: cfg, attempt: a, to: d, role: r, trust: trust, kept: kept, creds: r.cached(), owner: aws.String(d.Account())}
+	b.reads.Store(handed != nil && handed.readable)
 	b.client = s3.New(s3.Options{
 		Region:      d.Region,
 		Credentials: b.creds,
@@ -88,6 +95,17 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 		return nil, err
 	}
 	return b, nil
+}
+
+func sessionFor(a contracts.Attempt) sessionOf {
+	return sessionOf{to: a.Tenant.Destination, prefix: a.Prefix(), attempt: a.ID}
+}
+
+func (b *bucket) handOn() {
+	if s, ok := b.role.session(); ok {
+		s.readable = b.reads.Load()
+		b.kept.put(sessionFor(b.attempt), s)
+	}
 }
 
 // allowed reports whether the endpoint may be talked to, and whether it is reached over TLS.
@@ -323,6 +341,7 @@ func (b *bucket) read(ctx context.Context, name string) ([]byte, error) {
 		return io.ReadAll(io.LimitReader(out.Body, contracts.MaxManifestBytes+1))
 	})
 	if errors.Is(err, errAbsent) {
+		b.reads.Store(true)
 		return nil, nil
 	}
 	if err == nil && len(data) > contracts.MaxManifestBytes {

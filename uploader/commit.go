@@ -32,7 +32,11 @@ func (u *Uploader) Complete(ctx context.Context, a contracts.Attempt, r contract
 		return err
 	}
 	// After it every volume has been visible once. Somebody may touch one before the manifest stands.
-	return c.volumes(ctx, c.complete)
+	if err := c.volumes(ctx, c.complete); err != nil {
+		return err
+	}
+	c.store.handOn()
+	return nil
 }
 
 // Seal writes manifest.json, when every volume has been seen with its size and checksum.

@@ -87,5 +87,6 @@ func (d *Delivery) Receipt(m contracts.Manifest) (contracts.Receipt, error) {
 	if len(data) > contracts.MaxManifestBytes {
 		return contracts.Receipt{}, fmt.Errorf("receipt: the manifest has %d bytes, the limit is %d", len(data), contracts.MaxManifestBytes)
 	}
+	d.store.handOn()
 	return contracts.Receipt{Version: contracts.ReceiptVersion, Attempt: a.ID, Uploads: d.uploads, Manifest: data}, nil
 }

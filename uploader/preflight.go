@@ -53,6 +53,9 @@ func (b *bucket) preflight(ctx context.Context, keep []contracts.Upload) error {
 // those who have it, and denied to all others. Without it a delivery could not be verified, and it would only
 // be known once every volume is visible.
 func (b *bucket) readable(ctx context.Context) error {
+	if b.reads.Load() { // it was asked a moment ago, to find out whether the job is delivered
+		return nil
+	}
 	_, err := b.read(ctx, contracts.ManifestName)
 	// S3 denies a key that is not there also to those who may not know that, and then names that right.
 	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.WriteDenied && strings.Contains(errorMessage(err), "s3:ListBucket") {

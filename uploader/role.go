@@ -41,11 +41,14 @@ type role struct {
 	input   sts.AssumeRoleInput
 
 	mu      sync.Mutex
-	opened  time.Time // when the newest session was asked for
-	expires time.Time // of the newest session
+	handed  *session        // of the verb before, until it is used
+	opened  time.Time       // when the newest session was asked for
+	expires time.Time       // of the newest session
+	newest  aws.Credentials // empty when they were refused
 }
 
-func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attempt) (*role, error) {
+// newRole starts with a session that was handed on, if there is one.
+func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attempt, handed *session) (*role, error) {
 	d := a.Tenant.Destination
 	policy, err := sessionPolicy(d, a.Prefix())
 	if err != nil {
@@ -58,7 +61,7 @@ func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attem
 		o.Retryer = aws.NopRetryer{}
 		o.APIOptions = append(o.APIOptions, traced)
 	})
-	return &role{attempt: ctx, client: client, input: sts.AssumeRoleInput{
+	return &role{attempt: ctx, client: client, handed: handed, input: sts.AssumeRoleInput{
 		RoleArn:         aws.String(d.RoleARN),
 		RoleSessionName: aws.String(sessionName(a.Request.Job)),
 		ExternalId:      aws.String(d.ExternalID),
@@ -72,6 +75,9 @@ func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attem
 func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 	if r.attempt.Err() != nil {
 		return aws.Credentials{}, fmt.Errorf("%w: %w", errFenced, context.Cause(r.attempt))
+	}
+	if c, ok := r.handOver(); ok {
+		return c, nil
 	}
 	// The attempt's context, because the cache shares one call among requests and detaches theirs.
 	ctx, cancel := context.WithTimeout(r.attempt, stsTimeout)
@@ -93,12 +99,32 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 		until = now.Add(until.Sub(theirs)) // by our clock: theirs may be hours away
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.opened, r.expires = now, until
-	r.mu.Unlock()
-	return aws.Credentials{
+	r.newest = aws.Credentials{
 		AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken,
 		Source: "snapfleet.AssumeRole", CanExpire: true, Expires: until,
-	}, nil
+	}
+	return r.newest, nil
+}
+
+// handOver gives the session that was handed on, once.
+func (r *role) handOver() (c aws.Credentials, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.handed == nil {
+		return c, false
+	}
+	c = r.handed.credentials
+	r.opened, r.expires, r.newest, r.handed = r.handed.opened, c.Expires, c, nil
+	return c, true
+}
+
+// session is the newest one, unless it was refused, or the attempt is over.
+func (r *role) session() (s session, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return session{credentials: r.newest, opened: r.opened}, r.newest.HasKeys() && r.attempt.Err() == nil
 }
 
 // HandleFailToRefresh keeps using credentials that are still valid: an outage of STS, or a trust policy
@@ -131,6 +157,7 @@ func (r *role) renew(cache *aws.CredentialsCache, began time.Time) {
 	defer r.mu.Unlock()
 	if !r.opened.After(began) {
 		cache.Invalidate()
+		r.newest = aws.Credentials{}
 	}
 }
 

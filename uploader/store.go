@@ -42,6 +42,10 @@ type store interface {
 	write(ctx context.Context, name string, body []byte) error
 	// remove deletes a visible object. It is used for what a lost attempt of this job left, only.
 	remove(ctx context.Context, name string) error
+
+	// handOn is called when a verb has succeeded and is through with the store: the attempt's next verb, should it
+	// come soon, need not find its way to the folder anew.
+	handOn()
 }
 
 // arrived is a part as the store has it.

@@ -61,7 +61,7 @@ func TestTrace(t *testing.T) {
 	}
 	for name, n := range map[string]int{
 		"preflight": 1, "upload volume": 2, "complete": 1, "seal": 1, "S3.CompleteMultipartUpload": 2,
-		"S3.CreateMultipartUpload": 3, "S3.PutObject": 1, "STS.AssumeRole": 5, "S3.UploadPart": 0,
+		"S3.CreateMultipartUpload": 3, "S3.PutObject": 1, "STS.AssumeRole": 4, "S3.UploadPart": 0,
 	} {
 		if names[name] != n {
 			t.Errorf("%d spans of %s, want %d", names[name], name, n)

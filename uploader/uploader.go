@@ -34,13 +34,14 @@ type Journal interface {
 	Checkpoint(ctx context.Context, c contracts.Checkpoint) error
 }
 
-// Uploader delivers to customers' buckets, or to a folder. It holds no state of a job, so that any worker
-// can go on where another stopped, and is safe for concurrent use.
+// Uploader delivers to customers' buckets, or to a folder. It holds no state of a job but, for a minute, the session
+// of the last verb, so that any worker can go on where another stopped, and is safe for concurrent use.
 type Uploader struct {
 	cfg Config
 	// open reaches the job's folder. The context is the attempt's: once it is done, the store refuses to
 	// refresh its credentials.
 	open func(context.Context, contracts.Attempt) (store, error)
+	kept *sessions // between two verbs; nil for a folder
 }
 
 // New returns an uploader for customers' buckets. base carries the worker's own credentials, with which
@@ -50,8 +51,9 @@ func New(base aws.Config, cfg Config) *Uploader {
 	u := newUploader(cfg)
 	base.HTTPClient = direct(base.HTTPClient)
 	trust := &trustChecks{every: u.cfg.TrustCheck, last: map[string]time.Time{}}
+	u.kept = &sessions{kept: map[sessionOf]*keptSession{}}
 	u.open = func(ctx context.Context, a contracts.Attempt) (store, error) {
-		return openBucket(ctx, base, u.cfg, trust, a)
+		return openBucket(ctx, base, u.cfg, trust, u.kept, a)
 	}
 	return u
 }
@@ -108,7 +110,11 @@ func (u *Uploader) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return s.read(ctx, contracts.ManifestName)
+	data, err := s.read(ctx, contracts.ManifestName)
+	if err == nil {
+		s.handOn()
+	}
+	return data, err
 }
 
 // Abort ends the given uploads, and every other that is under way in the job's folder, and returns once

@@ -160,8 +160,8 @@ var bugs = []bug{
 	},
 	{
 		"manifest before the volumes", "uploader/commit.go",
-		`return c.volumes(ctx, c.complete)`,
-		`_ = c.store.write(ctx, contracts.ManifestName, r.Manifest); return c.volumes(ctx, c.complete)`,
+		`if err := c.volumes(ctx, c.complete); err != nil {`,
+		`_ = c.store.write(ctx, contracts.ManifestName, r.Manifest); if err := c.volumes(ctx, c.complete); err != nil {`,
 		`^TestNeverOverwritesOthers$/volume`,
 	},
 	{

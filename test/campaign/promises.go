@@ -22,8 +22,8 @@ var promises = []promise{
 	}}},
 	{"I3", []bug{{
 		"manifest first", "uploader/commit.go",
-		`return c.volumes(ctx, c.complete)`,
-		`_ = c.store.write(ctx, contracts.ManifestName, r.Manifest); return c.volumes(ctx, c.complete)`,
+		`if err := c.volumes(ctx, c.complete); err != nil {`,
+		`_ = c.store.write(ctx, contracts.ManifestName, r.Manifest); if err := c.volumes(ctx, c.complete); err != nil {`,
 		`case ^undisturbed$`,
 	}}},
 	{"I4", []bug{{
