@@ -50,7 +50,7 @@ type part struct {
 	mark mark // set before the part leaves, if somebody asks; see trail
 }
 
-// buffers makes room for n buffers; each is allocated when it is first used.
+// buffers makes room for n buffers; each is allocated when it is first used, and grows to a part once.
 func buffers(n int) chan []byte {
 	free := make(chan []byte, n)
 	for range n {
@@ -65,11 +65,12 @@ func (o *object) Write(p []byte) (n int, err error) {
 		if err := o.room(); err != nil {
 			return n, err
 		}
-		m := min(len(p), cap(o.cur.buf)-len(o.cur.buf))
+		m := min(len(p), o.untilCut())
+		o.fit(m)
 		o.cur.buf = append(o.cur.buf, p[:m]...)
 		o.size += int64(m)
 		n, p = n+m, p[m:]
-		if len(o.cur.buf) == cap(o.cur.buf) {
+		if o.untilCut() == 0 {
 			o.cut()
 		}
 	}
@@ -83,13 +84,14 @@ func (o *object) reserve(n int) (fill func([]byte), err error) {
 		return nil, err
 	}
 	p, at := o.cur, len(o.cur.buf)
-	if at%n != 0 || cap(p.buf)-at < n {
+	if at%n != 0 || o.untilCut() < n {
 		return nil, fmt.Errorf("reserve %d bytes at %d of %s: not on a border", n, o.size, o.upload.Name)
 	}
+	o.fit(n)
 	p.buf = p.buf[:at+n]
 	p.owes++
 	o.size += int64(n)
-	if len(p.buf) == cap(p.buf) {
+	if o.untilCut() == 0 {
 		o.cut()
 	}
 	return func(b []byte) {
@@ -97,6 +99,22 @@ func (o *object) reserve(n int) (fill func([]byte), err error) {
 		p.owes--
 		o.release(p)
 	}, nil
+}
+
+// firstBytes is what a part's buffer begins with. A small tenant's archive fits, and needs no part's worth of memory
+// to be cleared for it; any other is copied once.
+const firstBytes = 1 << 20
+
+// fit makes sure that the current part's buffer takes n bytes more.
+func (o *object) fit(n int) {
+	buf := o.cur.buf
+	if need := len(buf) + n; need > cap(buf) {
+		size := o.partBytes
+		if need <= firstBytes {
+			size = min(size, firstBytes)
+		}
+		o.cur.buf = append(make([]byte, 0, size), buf...)
+	}
 }
 
 // room makes sure that there is a current part. A current part always has space left.
@@ -112,9 +130,6 @@ func (o *object) room() error {
 	}
 	select {
 	case buf := <-o.free:
-		if buf == nil {
-			buf = make([]byte, o.partBytes)
-		}
 		o.cur = &part{number: len(o.parts) + 1, offset: o.size, buf: buf[:0]}
 		o.parts = append(o.parts, o.cur)
 		return nil
@@ -146,7 +161,7 @@ func (o *object) untilCut() int {
 	if o.cur == nil {
 		return o.partBytes
 	}
-	return cap(o.cur.buf) - len(o.cur.buf)
+	return o.partBytes - len(o.cur.buf)
 }
 
 // release lets p leave, unless it has room left or still owes bytes.
