@@ -55,7 +55,7 @@ var moments = slices.Concat([]moment{
 	{name: "read-tenant", says: asks(tenantCell), reads: true},            // FP03
 	{name: "read-record", says: asks(recordCell), reads: true},            // FP04
 	{name: "assume", operation: "AssumeRole"},                             // FP09
-	{name: "look-for-manifest", operation: "GetObject"},                   // FP11, as all up to abort-probe
+	{name: "look-for-manifest", operation: "GetObject"},                   // FP11, as all up to list-probe
 	{name: "mark-for-janitor", says: puts(sweepCell, nil)},                // FP05
 	{name: "create-record", says: puts(recordCell, nil)},                  // FP05
 	{name: "list-folder", operation: "ListObjectsV2"},                     //
@@ -64,8 +64,8 @@ var moments = slices.Concat([]moment{
 	{name: "list-uploads", operation: "ListMultipartUploads"},             //
 	{name: "create-probe", operation: create},                             //
 	{name: "put-probe", operation: "UploadPart"},                          //
-	{name: "list-probe", operation: "ListParts"},                          // FP29
 	{name: "abort-probe", operation: "AbortMultipartUpload"},              // FP39
+	{name: "list-probe", operation: "ListParts"},                          // FP29
 }, queries, []moment{
 	{name: "create-tables", operation: create, skip: 1},                                                   // FP27
 	{name: "record-upload", says: puts(recordCell, func(r jobRecord) bool { return len(r.Uploads) > 0 })}, // FP27

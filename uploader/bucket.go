@@ -40,9 +40,8 @@ type bucket struct {
 	creds   *aws.CredentialsCache
 	client  *s3.Client
 	owner   *string // must own the bucket, in every request
-	// reads says that the right to read was proven, in this verb or in the one before: by asking for what was not
-	// there.
-	reads atomic.Bool
+	// noManifest says that none stood when it was asked for, in this verb or in the one before.
+	noManifest atomic.Bool
 	// unsigned leaves the body out of the signature: TLS guards it on the way and the checksum at the
 	// other end, and SHA-256 of every byte would cost as much again as all the rest.
 	unsigned func(*s3.Options)
@@ -68,7 +67,7 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 		return nil, err
 	}
 	b := &bucket{cfg: cfg, attempt: a, to: d, role: r, trust: trust, kept: kept, creds: r.cached(), owner: aws.String(d.Account())}
-	b.reads.Store(handed != nil && handed.readable)
+	b.noManifest.Store(handed != nil && handed.noManifest)
 	b.client = s3.New(s3.Options{
 		Region:      d.Region,
 		Credentials: b.creds,
@@ -103,7 +102,7 @@ func sessionFor(a contracts.Attempt) sessionOf {
 
 func (b *bucket) handOn() {
 	if s, ok := b.role.session(); ok {
-		s.readable = b.reads.Load()
+		s.noManifest = b.noManifest.Load()
 		b.kept.put(sessionFor(b.attempt), s)
 	}
 }
@@ -341,7 +340,9 @@ func (b *bucket) read(ctx context.Context, name string) ([]byte, error) {
 		return io.ReadAll(io.LimitReader(out.Body, contracts.MaxManifestBytes+1))
 	})
 	if errors.Is(err, errAbsent) {
-		b.reads.Store(true)
+		if name == contracts.ManifestName {
+			b.noManifest.Store(true)
+		}
 		return nil, nil
 	}
 	if err == nil && len(data) > contracts.MaxManifestBytes {

@@ -47,10 +47,15 @@ func (u *Uploader) Seal(ctx context.Context, a contracts.Attempt, r contracts.Re
 	if err != nil {
 		return err
 	}
-	if err := c.volumes(ctx, c.verify); err != nil {
+	var names []string
+	err = together(
+		func() error { return c.volumes(ctx, c.verify) },
+		func() (err error) { names, err = c.list(ctx); return err },
+	)
+	if err != nil {
 		return err
 	}
-	if err := c.sweep(ctx); err != nil {
+	if err := c.sweep(ctx, names); err != nil {
 		return err
 	}
 	err = c.store.write(ctx, contracts.ManifestName, r.Manifest)
@@ -219,13 +224,17 @@ func (c commit) same(found *stored, u contracts.Upload) bool {
 		(found.mute || found.job == c.attempt.Prefix() && found.attempt == c.receipt.Attempt)
 }
 
-// sweep removes volumes that a lost attempt of this job left under names that we do not use. The folder
-// of a delivery holds what the manifest names, and what other people put there.
-func (c commit) sweep(ctx context.Context) error {
+func (c commit) list(ctx context.Context) ([]string, error) {
 	names, err := c.store.list(ctx)
 	if err != nil {
-		return fmt.Errorf("list the folder: %w", err)
+		err = fmt.Errorf("list the folder: %w", err)
 	}
+	return names, err
+}
+
+// sweep removes volumes that a lost attempt of this job left under names that we do not use, of the names that are in
+// the folder. The folder of a delivery holds what the manifest names, and what other people put there.
+func (c commit) sweep(ctx context.Context, names []string) error {
 	for _, name := range names {
 		mine := name == contracts.ManifestName || slices.ContainsFunc(c.receipt.Uploads,
 			func(u contracts.Upload) bool { return u.Name == name })

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/minio/crc64nvme"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -18,12 +21,54 @@ import (
 // objects and uploads; a multipart upload can be begun, written to, listed and aborted, with whatever key
 // encrypts it; what was written can be read back. Nothing becomes visible.
 //
+// A role that lets anybody in is not used at all. The rest is independent, and is asked at the same time: it takes as
+// long as the probe does. Which refusal is told does not depend on which came first.
+//
 // The bucket is asked for a list and not by HeadBucket: the session policy allows lists of this job's
 // folder only, and HeadBucket names no folder.
 func (b *bucket) preflight(ctx context.Context, keep []contracts.Upload) error {
 	if err := b.trust.check(ctx, b.role); err != nil {
 		return err
 	}
+	vacant := sync.OnceValue(func() error { return b.vacant(ctx) })
+	if !b.noManifest.Load() { // the job may be delivered: nothing is to be written then, and no probe
+		if err := vacant(); err != nil {
+			return err
+		}
+	}
+	var left []contracts.Upload
+	var probe contracts.Upload
+	err := together(
+		vacant,
+		func() (err error) { left, err = b.uploads(ctx); return err },
+		func() error { return b.readable(ctx) },
+		func() (err error) { probe, err = b.probe(ctx); return err },
+	)
+	if err != nil {
+		return err
+	}
+	return abortAll(ctx, b, left, append(slices.Clone(keep), probe)) // of the probe nothing is left
+}
+
+// together does independent things at the same time, waits for all of them, and returns the error of the first in the
+// list that has one. Nobody is called off by another's failure: a probe that is broken off would leave something.
+func together(things ...func() error) error {
+	errs := make([]error, len(things))
+	var group errgroup.Group // and not sync.WaitGroup: it hands on a panic
+	for i, do := range things {
+		group.Go(func() error { errs[i] = do(); return nil })
+	}
+	_ = group.Wait() // every error is in errs
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vacant makes sure that the bucket is the one that is meant, and the job's folder ours to write to.
+func (b *bucket) vacant(ctx context.Context) error {
 	names, err := b.list(ctx)
 	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.BucketDenied && b.foreign(ctx) {
 		err = contracts.Reject(contracts.WrongOwner, "it does not belong to account %s", *b.owner)
@@ -34,26 +79,14 @@ func (b *bucket) preflight(ctx context.Context, keep []contracts.Upload) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s in %s: %w", b.to.Bucket, b.to.Region, err)
 	}
-	if err := b.free(ctx, names); err != nil {
-		return err
-	}
-	if err := abortListed(ctx, b, keep); err != nil {
-		return err
-	}
-	if err := b.readable(ctx); err != nil {
-		return err
-	}
-	if err := b.probe(ctx); err != nil {
-		return fmt.Errorf("probe bucket %s: %w", b.to.Bucket, err)
-	}
-	return nil
+	return b.free(ctx, names)
 }
 
 // readable proves the right to read what will be written, by asking for what is not there: that is absent to
 // those who have it, and denied to all others. Without it a delivery could not be verified, and it would only
 // be known once every volume is visible.
 func (b *bucket) readable(ctx context.Context) error {
-	if b.reads.Load() { // it was asked a moment ago, to find out whether the job is delivered
+	if b.noManifest.Load() { // that was asked a moment ago, to find out whether the job is delivered
 		return nil
 	}
 	_, err := b.read(ctx, contracts.ManifestName)
@@ -103,20 +136,17 @@ func (b *bucket) free(ctx context.Context, names []string) error {
 	return nil
 }
 
-// probe begins a real multipart upload, writes one byte, lists it and aborts it.
-func (b *bucket) probe(ctx context.Context) error {
-	id, err := b.create(ctx, contracts.ProbeName)
+// probe begins a real multipart upload, writes one byte, aborts it, and lists what is left of it: nothing, to those who
+// may list.
+func (b *bucket) probe(ctx context.Context) (u contracts.Upload, err error) {
+	u.Name = contracts.ProbeName
+	if u.ID, err = b.create(ctx, u.Name); err == nil {
+		body := []byte{0}
+		_, err = b.put(ctx, u, 1, 0, body, crc64nvme.Checksum(body))
+		err = errors.Join(err, b.abort(ctx, u))
+	}
 	if err != nil {
-		return err
+		err = fmt.Errorf("probe bucket %s: %w", b.to.Bucket, err)
 	}
-	u := contracts.Upload{Name: contracts.ProbeName, ID: id}
-	body := []byte{0}
-	_, err = b.put(ctx, u, 1, 0, body, crc64nvme.Checksum(body))
-	if err == nil {
-		var found []arrived
-		if found, err = b.parts(ctx, u, len(body)); err == nil && len(found) != 1 {
-			err = fmt.Errorf("one part was uploaded, S3 lists %d", len(found))
-		}
-	}
-	return errors.Join(err, b.abort(ctx, u))
+	return u, err
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
@@ -97,6 +98,33 @@ func TestRejections(t *testing.T) {
 				if call.Key != cust.attempt.Prefix()+contracts.ProbeName {
 					t.Errorf("wrote %s", call.Key)
 				}
+			}
+		})
+	}
+}
+
+// Everything is asked at the same time; of several refusals the same one is told, whichever came first.
+func TestOneOfSeveralRefusals(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{"ListObjectsV2", "ListMultipartUploads", "CreateMultipartUpload"} {
+		t.Run(first+" last", func(t *testing.T) {
+			t.Parallel()
+			c := newCustomer(t)
+			u := c.uploader()
+			if _, err := u.Delivered(t.Context(), c.attempt); err != nil {
+				t.Fatal(err)
+			}
+			c.role.Policy = permissions(c.to().Bucket, "s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:PutObject")
+			if err := server.SetRole(c.role); err != nil {
+				t.Fatal(err)
+			}
+			c.inject(first, testbucket.Fault{Delay: 300 * time.Millisecond})
+			_, err := u.Begin(t.Context(), c.attempt, &journal{})
+			if r, ok := contracts.AsRejection(err); !ok || r.Code != contracts.BucketDenied || !strings.Contains(err.Error(), "ListObjectsV2") {
+				t.Fatalf("got %v", err)
+			}
+			if n := len(c.calls("CreateMultipartUpload")); n != 1 {
+				t.Errorf("the probe was begun %d times: nothing was asked at the same time", n)
 			}
 		})
 	}

@@ -255,20 +255,26 @@ func (t *trustChecks) check(ctx context.Context, r *role) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stsTimeout)
 	defer cancel()
-	for _, wrong := range []*string{nil, aws.String(rand.Text())} {
+	var without, random error
+	ask := func(externalID *string) error {
 		in := r.input
-		in.ExternalId = wrong
+		in.ExternalId = externalID
 		in.DurationSeconds = aws.Int32(900)
 		in.RoleSessionName = aws.String("snapshot-trust-check")
 		_, err := r.client.AssumeRole(context.WithValue(ctx, refusalWanted{}, true), &in)
-		switch {
-		case err == nil && wrong == nil:
-			return contracts.Reject(contracts.InsecureTrust, "%s let us in without the external ID", arn)
-		case err == nil:
-			return contracts.Reject(contracts.InsecureTrust, "%s let us in with a random external ID", arn)
-		case !isDenied(errorCode(err), errorStatus(err)):
-			return nil
-		}
+		return err
+	}
+	_ = together( // both errors are looked at
+		func() error { without = ask(nil); return nil },
+		func() error { random = ask(aws.String(rand.Text())); return nil },
+	)
+	switch {
+	case without == nil:
+		return contracts.Reject(contracts.InsecureTrust, "%s let us in without the external ID", arn)
+	case random == nil:
+		return contracts.Reject(contracts.InsecureTrust, "%s let us in with a random external ID", arn)
+	case !isDenied(errorCode(without), errorStatus(without)), !isDenied(errorCode(random), errorStatus(random)):
+		return nil
 	}
 	t.mu.Lock()
 	t.last[arn] = time.Now()

@@ -13,7 +13,7 @@ import (
 type session struct {
 	credentials aws.Credentials
 	opened      time.Time // when it was asked for
-	readable    bool      // the right to read was proven with it
+	noManifest  bool      // was found with it
 }
 
 // sessionOf is what a session is good for: all that STS was told of it, and whose attempt it is. A tenant's record

@@ -139,6 +139,11 @@ func abortListed(ctx context.Context, s store, keep []contracts.Upload) error {
 	if err != nil {
 		return err
 	}
+	return abortAll(ctx, s, left, keep)
+}
+
+// abortAll aborts the uploads that are left, but those to keep.
+func abortAll(ctx context.Context, s store, left, keep []contracts.Upload) error {
 	var errs []error
 	for _, up := range left {
 		if !slices.ContainsFunc(keep, func(k contracts.Upload) bool { return k.Name == up.Name && k.ID == up.ID }) {

@@ -166,7 +166,7 @@ var bugs = []bug{
 	},
 	{
 		"volumes not verified", "uploader/commit.go",
-		`if err := c.volumes(ctx, c.verify); err != nil {`, `if err := error(nil); err != nil {`,
+		`func() error { return c.volumes(ctx, c.verify) },`, `func() error { return nil },`,
 		`^TestVolumeVanishesBeforeTheManifest$`,
 	},
 	{
@@ -211,7 +211,7 @@ var bugs = []bug{
 	},
 	{
 		"older attempts' uploads kept", "uploader/preflight.go",
-		`if err := abortListed(ctx, b, keep); err != nil {`, `if err := error(nil); err != nil {`,
+		`return abortAll(ctx, b, left, append(slices.Clone(keep), probe))`, `return abortAll(ctx, b, left[:0], append(slices.Clone(keep), probe))`,
 		`^TestBeginAbortsWhatOlderAttemptsLeft$`,
 	},
 	{
