@@ -12,7 +12,8 @@ import (
 type Config struct {
 	// Connections is how many sibling connections read chunks of tables for one snapshot, next to the one
 	// that holds the instant. Default 4: enough to keep two cores compressing while PostgreSQL reads. A
-	// schema of thousands of tables gets fewer, because each connection locks every table.
+	// schema of thousands of tables gets fewer, because each connection locks every table, and one that is
+	// no more than a chunk is read by the connection that holds the instant.
 	Connections int
 
 	// FleetConnections is how many sessions the whole fleet reads a database with, all snapshots together;

@@ -76,11 +76,17 @@ func (s *Snapshot) open() (err error) {
 	if s.holder, err = e.connect(ctx, sessionName(s.attempt)); err != nil {
 		return err
 	}
-	if err := e.evict(ctx, s.holder, s.attempt); err != nil {
-		return err
-	}
 	if s.attempt.Request.Wants(contracts.Tables) {
 		return s.openTables()
+	}
+	if err := exec(ctx, s.holder, begin+e.settings()); err != nil {
+		return failed(ctx, err, "begin to look for older sessions of the job")
+	}
+	if err := evict(ctx, s.holder, s.attempt); err != nil {
+		return err
+	}
+	if err := exec(ctx, s.holder, "COMMIT"); err != nil {
+		return failed(ctx, err, "look for older sessions of the job")
 	}
 	if _, err := s.begin(nil); err != nil {
 		return err
@@ -108,7 +114,7 @@ func (s *Snapshot) openTables() error {
 	if err != nil {
 		return err
 	}
-	id, err := s.begin(before)
+	server, err := s.begin(before)
 	if err != nil {
 		return err
 	}
@@ -122,11 +128,11 @@ func (s *Snapshot) openTables() error {
 	// From here on the tables can be neither truncated nor rewritten, dropped or renamed, and everything that
 	// is read within this snapshot is of one instant.
 
-	sizes, cut, capacity, err := s.measure(after)
+	sizes, err := s.measure(after)
 	if err != nil {
 		return err
 	}
-	s.tables, s.estimate = after.plan(sizes, cut, s.attempt.Format())
+	s.tables, s.estimate = after.plan(sizes, server.cut, s.attempt.Format())
 	if err := checkJSON(s.tables); err != nil {
 		return err
 	}
@@ -139,7 +145,7 @@ func (s *Snapshot) openTables() error {
 			return err
 		}
 	}
-	if err := s.openSiblings(id, after, capacity); err != nil {
+	if err := s.openSiblings(server, after, s.worthwhile(sizes)); err != nil {
 		return err
 	}
 	if len(s.siblings) > 0 {
@@ -148,11 +154,15 @@ func (s *Snapshot) openTables() error {
 	return nil
 }
 
-// look lists and checks the schema in a transaction that is over when it returns.
+// look ends what older attempts have left, and lists and checks the schema, in a transaction that is over when it
+// returns.
 func (s *Snapshot) look() (*catalog, error) {
 	ctx := s.ctx
 	if err := exec(ctx, s.holder, begin+s.exporter.settings()); err != nil {
 		return nil, failed(ctx, err, "begin to look at the tables")
+	}
+	if err := evict(ctx, s.holder, s.attempt); err != nil {
+		return nil, err
 	}
 	if err := s.exporter.takeSlot(ctx, s.holder); err != nil {
 		return nil, err // before anything is locked for nothing
@@ -161,35 +171,50 @@ func (s *Snapshot) look() (*catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	var standby bool
-	if err := s.holder.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
-		return nil, failed(ctx, err, "ask whether the server is a standby")
-	}
-	if err := exec(ctx, s.holder, "COMMIT"); err != nil {
+	results, err := s.holder.PgConn().Exec(ctx, "SELECT pg_is_in_recovery(); COMMIT").ReadAll()
+	if err != nil {
 		return nil, failed(ctx, err, "look at the tables")
 	}
-	return c, c.check(standby)
+	return c, c.check(string(results[0].Rows[0][0]) == "t")
 }
+
+// origin is what the server says of itself and of the instant that was taken.
+type origin struct {
+	snapshot string // by which others join
+	cut      ranges
+	locks    int64 // that its shared table has room for, by its settings
+}
+
+// lockCapacity is how many locks the server's shared table has room for.
+const lockCapacity = `current_setting('max_locks_per_transaction')::int8 *
+	(current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8)`
 
 // begin begins the transaction of the snapshot, locks the tables of c if there is one, takes the instant and
 // exports it. Nothing in it may look at a table or a catalog before the locks are held.
-func (s *Snapshot) begin(c *catalog) (id string, err error) {
+func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 	ctx := s.ctx
-	if err := exec(ctx, s.holder, begin+s.exporter.settings()); err != nil {
-		return "", failed(ctx, err, "begin the snapshot")
+	start := begin + s.exporter.settings()
+	if c == nil {
+		err = failed(ctx, exec(ctx, s.holder, start), "begin the snapshot")
+	} else if err = lockTables(ctx, s.holder, start+"; ", c.schema, c.tables(), ""); err != nil {
+		err = lockFailed(ctx, err)
 	}
-	if c != nil {
-		if err := lockTables(ctx, s.holder, c.schema, c.tables(), ""); err != nil {
-			return "", lockFailed(ctx, err)
-		}
-	}
-	err = s.holder.QueryRow(ctx, `SELECT pg_export_snapshot(), clock_timestamp(), current_setting('server_version'), `+instantColumns).
-		Scan(append([]any{&id, &s.taken.At, &s.taken.ServerVersion}, s.instant.fields()...)...)
 	if err != nil {
-		return "", failed(ctx, err, "export the snapshot")
+		return o, err
+	}
+	var version int
+	var slot *int32 // not before the instant: to ask for it is a query, which would take it
+	err = s.holder.QueryRow(ctx, `SELECT pg_export_snapshot(), clock_timestamp(), current_setting('server_version'), current_setting('server_version_num')::int4,
+		current_setting('block_size')::int8, `+lockCapacity+`, `+s.exporter.slotColumn()+`, `+instantColumns).
+		Scan(append([]any{&o.snapshot, &s.taken.At, &s.taken.ServerVersion, &version, &o.cut.pageBytes, &o.locks, &slot}, s.instant.fields()...)...)
+	if err != nil {
+		return o, failed(ctx, err, "export the snapshot")
+	}
+	if version >= 14_00_00 { // since then a range of ctids is not a scan of the whole table
+		o.cut.chunkBytes = s.exporter.cfg.ChunkBytes
 	}
 	s.taken.At, s.taken.XID, s.taken.Standby = s.taken.At.UTC(), s.instant.XID, s.instant.Standby
-	return id, s.exporter.takeSlot(ctx, s.holder) // not before the instant: it is a query, which would take it
+	return o, s.exporter.taken(slot)
 }
 
 // lockFailed tells apart why a table could not be locked.
@@ -203,50 +228,60 @@ func lockFailed(ctx context.Context, err error) error {
 	return failed(ctx, err, "lock the tables")
 }
 
-// lockCapacity is how many locks the server's shared table has room for, by its settings.
-const lockCapacity = `current_setting('max_locks_per_transaction')::int8 *
-	(current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8)`
-
-// measure asks for what planning needs beyond the catalog.
-func (s *Snapshot) measure(c *catalog) (sizes map[uint32]storage, cut ranges, lockRoom int64, err error) {
-	var version int
-	err = s.holder.QueryRow(s.ctx, `SELECT current_setting('block_size')::int8, current_setting('server_version_num')::int4, `+lockCapacity).
-		Scan(&cut.pageBytes, &version, &lockRoom)
-	if err != nil {
-		return nil, cut, 0, failed(s.ctx, err, "ask for the server's settings")
-	}
-	if version >= 14_00_00 { // since then a range of ctids is not a scan of the whole table
-		cut.chunkBytes = s.exporter.cfg.ChunkBytes
-	}
+// measure asks how large the tables are.
+func (s *Snapshot) measure(c *catalog) (map[uint32]storage, error) {
 	rows, err := s.holder.Query(s.ctx, `
 		SELECT oid, coalesce(pg_relation_size(oid), 0), coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0)
 		FROM pg_class WHERE relnamespace = $1 AND relkind = 'r'`, c.schemaOID)
 	if err != nil {
-		return nil, cut, 0, failed(s.ctx, err, "measure the tables")
+		return nil, failed(s.ctx, err, "measure the tables")
 	}
-	sizes = make(map[uint32]storage)
+	sizes := make(map[uint32]storage)
 	var oid uint32
 	var size storage
 	_, err = pgx.ForEachRow(rows, []any{&oid, &size.heap, &size.toast}, func() error { sizes[oid] = size; return nil })
-	return sizes, cut, lockRoom, failed(s.ctx, err, "measure the tables")
+	return sizes, failed(s.ctx, err, "measure the tables")
 }
 
-// openSiblings opens the connections that read, as many as the database has room for. Each locks every table at once, although the holder has: a
-// lock that is asked for later would queue behind somebody who waits to alter the table, who waits for us.
-func (s *Snapshot) openSiblings(id string, c *catalog, lockRoom int64) error {
-	if !regexp.MustCompile(`^[0-9A-Fa-f-]+$`).MatchString(id) {
+// A sibling costs the server a process, with the locks and caches of every table. It is worth that for a chunk of its
+// own, and so many tables count as one, because even an empty one takes its time.
+const tablesPerSibling = 128
+
+// worthwhile is how many siblings have enough to do, none where one connection would do: the holder reads then.
+func (s *Snapshot) worthwhile(sizes map[uint32]storage) int64 {
+	chunk := s.exporter.cfg.ChunkBytes
+	if chunk < 0 { // whole tables
+		chunk = 16 << 20
+	}
+	work := int64(len(sizes)) * chunk / tablesPerSibling
+	for _, size := range sizes {
+		work += size.heap + size.toast
+	}
+	if work <= chunk {
+		return 0
+	}
+	return min(int64(s.exporter.cfg.Connections), (work+chunk-1)/chunk)
+}
+
+// openSiblings opens the connections that read: as many as have enough to do, and as the database has room for. Each
+// locks every table at once, although the holder has: a lock that is asked for later would queue behind somebody who
+// waits to alter the table, who waits for us.
+func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) error {
+	if !regexp.MustCompile(`^[0-9A-Fa-f-]+$`).MatchString(from.snapshot) {
 		return errors.New("the server calls its snapshot by a strange name")
 	}
+	if wanted == 0 {
+		return nil
+	}
 	tables := c.tables()
-	wanted := int64(s.exporter.cfg.Connections)
-	if fit := lockRoom*3/2/int64(len(tables)) - 1; fit < wanted { // there is room for two holders of each lock
+	if fit := from.locks*3/2/int64(len(tables)) - 1; fit < wanted { // there is room for two holders of each lock
 		wanted = max(1, fit)
 	}
 	siblings := make([]*pgx.Conn, wanted)
 	group, ctx := errgroup.WithContext(s.ctx)
 	for i := range siblings {
 		group.Go(func() (err error) {
-			siblings[i], err = s.openSibling(ctx, id, c.schema, tables)
+			siblings[i], err = s.openSibling(ctx, from.snapshot, c.schema, tables)
 			if isBusy(err) {
 				if siblings[i] != nil {
 					disconnect(siblings[i])
@@ -270,16 +305,17 @@ func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	var here instant
-	if err := conn.QueryRow(ctx, "SELECT "+instantColumns).Scan(here.fields()...); err != nil {
+	var slot *int32
+	if err := conn.QueryRow(ctx, "SELECT "+s.exporter.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if !here.equal(s.instant) {
 		return conn, errors.New("join the snapshot: a connection to the same address led to another server")
 	}
-	if err := s.exporter.takeSlot(ctx, conn); err != nil {
+	if err := s.exporter.taken(slot); err != nil {
 		return conn, err
 	}
-	if err := lockTables(ctx, conn, schema, tables, " NOWAIT"); err != nil {
+	if err := lockTables(ctx, conn, "", schema, tables, " NOWAIT"); err != nil {
 		if sqlstate(err) == lockNotAvailable {
 			return conn, fmt.Errorf("%w: somebody waits to alter one", errMoved)
 		}

@@ -311,7 +311,7 @@ func TestAlteredWhileOpening(t *testing.T) {
 // TestLookedAtAgain: what happened while the exporter waited for a lock, after it had looked, is noticed.
 func TestLookedAtAgain(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t, "CREATE TABLE a (x int); CREATE SCHEMA other")
+	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1); CREATE SCHEMA other")
 	meanwhile := func(ddl string) (*Snapshot, error) {
 		conn := tn.connect()
 		_, err := conn.Exec(t.Context(), "BEGIN; LOCK acme.a; "+ddl, pgx.QueryExecModeSimpleProtocol)
@@ -348,7 +348,7 @@ func TestLookedAtAgain(t *testing.T) {
 // TestAnotherServer: a connection to the same address that leads elsewhere is not read from.
 func TestAnotherServer(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t, "CREATE TABLE a (x int)")
+	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1)")
 	db := tn.db.Copy()
 	var dials atomic.Int32
 	db.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -357,7 +357,7 @@ func TestAnotherServer(t *testing.T) {
 		}
 		return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}).DialContext(ctx, network, address)
 	}
-	_, err := New(db, nil, Config{}).Open(t.Context(), attempt("acme"))
+	_, err := New(db, nil, Config{ChunkBytes: 1}).Open(t.Context(), attempt("acme"))
 	if err == nil || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("error: %v", err)
 	}

@@ -47,22 +47,39 @@ func (e *Exporter) connect(ctx context.Context, name string) (*pgx.Conn, error) 
 		return nil, failed(ctx, err, "connect to the database")
 	}
 	keep(conn)
-	for _, s := range optional {
-		if err := exec(ctx, conn, s); err != nil && sqlstate(err) == "" {
-			disconnect(conn)
-			return nil, failed(ctx, err, "prepare a database session")
-		}
+	if err := settle(ctx, conn); err != nil {
+		disconnect(conn)
+		return nil, failed(ctx, err, "prepare a database session")
 	}
 	return conn, nil
 }
 
-// optional settings, outside of the transaction because some servers refuse them: a name that is newer than
-// the server, a system that cannot watch a socket.
+// optional settings of the session, outside of a transaction because some servers refuse them: a system that cannot
+// watch a socket. A name that is newer than the server is left out.
 var optional = []string{
-	"SET statement_timeout = 0",
-	"SET restrict_nonsystem_relation_kind = 'view,foreign-table'", // no tenant's view runs code as us
-	"SET client_connection_check_interval = '10s'",                // a COPY ends soon after we do
-	"SET transaction_timeout = 0",
+	"('statement_timeout', '0')",
+	"('restrict_nonsystem_relation_kind', 'view,foreign-table')", // no tenant's view runs code as us
+	"('client_connection_check_interval', '10s')",                // a COPY ends soon after we do
+	"('transaction_timeout', '0')",
+}
+
+// settle makes the optional settings in one round trip. Where the server refuses one of them, each is made alone.
+func settle(ctx context.Context, conn *pgx.Conn) error {
+	set := func(values ...string) error {
+		// No search_path is set yet, and whose it is nobody knows: every name is a whole one.
+		return exec(ctx, conn, "SELECT pg_catalog.set_config(name, value, false) FROM (VALUES "+strings.Join(values, ", ")+
+			") AS wanted (name, value) WHERE pg_catalog.current_setting(name, true) IS NOT NULL")
+	}
+	err := set(optional...)
+	if sqlstate(err) == "" {
+		return err
+	}
+	for _, o := range optional {
+		if err := set(o); err != nil && sqlstate(err) == "" {
+			return err
+		}
+	}
+	return nil
 }
 
 // settings of each transaction, so that no default of a role, a database or a server changes a byte. They
@@ -130,12 +147,9 @@ func supersedes(a contracts.Attempt, other string) bool {
 	return err == nil && n <= a.Number
 }
 
-// evict ends what is left of older attempts of the job: their sessions would hold locks, and keep the
-// database from cleaning up behind an instant that nobody reads any more.
-func (e *Exporter) evict(ctx context.Context, conn *pgx.Conn, a contracts.Attempt) error {
-	if err := exec(ctx, conn, begin+e.settings()); err != nil {
-		return failed(ctx, err, "begin to look for older sessions of the job")
-	}
+// evict ends, in the transaction that conn is in, what is left of older attempts of the job: their sessions would hold
+// locks and slots, and keep the database from cleaning up behind an instant that nobody reads any more.
+func evict(ctx context.Context, conn *pgx.Conn, a contracts.Attempt) error {
 	rows, err := conn.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
 		WHERE usename = current_user AND datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, $1)`, sessionPrefix(a))
 	if err != nil {
@@ -156,7 +170,7 @@ func (e *Exporter) evict(ctx context.Context, conn *pgx.Conn, a contracts.Attemp
 			}
 		}
 	}
-	return failed(ctx, exec(ctx, conn, "COMMIT"), "look for older sessions of the job")
+	return nil
 }
 
 // instant identifies a server and one snapshot of it. A pooler, a name that means several hosts or a failover
@@ -178,8 +192,9 @@ func (i instant) equal(j instant) bool {
 }
 
 // lockTables takes ACCESS SHARE on every relation, which lets everybody read and write and nobody truncate,
-// rewrite, drop or rename. LOCK takes no snapshot, so it may come before one.
-func lockTables(ctx context.Context, conn *pgx.Conn, schema string, relations []*relation, suffix string) error {
+// rewrite, drop or rename. LOCK takes no snapshot, so it may come before one. The first locks go with the statements
+// that are to come before them.
+func lockTables(ctx context.Context, conn *pgx.Conn, before, schema string, relations []*relation, suffix string) error {
 	const atOnce = 200
 	for len(relations) > 0 {
 		n := min(atOnce, len(relations))
@@ -187,11 +202,11 @@ func lockTables(ctx context.Context, conn *pgx.Conn, schema string, relations []
 		for i, r := range relations[:n] {
 			names[i] = "ONLY " + r.quoted(schema)
 		}
-		sql := fmt.Sprintf("LOCK TABLE %s IN ACCESS SHARE MODE%s", strings.Join(names, ", "), suffix)
+		sql := fmt.Sprintf("%sLOCK TABLE %s IN ACCESS SHARE MODE%s", before, strings.Join(names, ", "), suffix)
 		if err := exec(ctx, conn, sql); err != nil {
 			return err
 		}
-		relations = relations[n:]
+		relations, before = relations[n:], ""
 	}
 	return nil
 }

@@ -24,18 +24,30 @@ import (
 // Other programs that use the database must not lock pairs of this class.
 const slotClass = 0x736e6170
 
-// takeSlot takes a free slot for as long as the transaction lasts that conn is in.
-func (e *Exporter) takeSlot(ctx context.Context, conn *pgx.Conn) error {
+// slotColumn is a column of a query that takes a free slot, for as long as the transaction lasts: its number, 0 when
+// they are not counted, NULL when none is free.
+func (e *Exporter) slotColumn() string {
 	if e.cfg.FleetConnections < 0 {
-		return nil
+		return "0"
 	}
-	var slot int
-	err := conn.QueryRow(ctx, fmt.Sprintf("SELECT n FROM generate_series(1, %d) n WHERE pg_try_advisory_xact_lock(%d, n) LIMIT 1",
-		e.cfg.FleetConnections, slotClass)).Scan(&slot)
-	if errors.Is(err, pgx.ErrNoRows) {
+	return fmt.Sprintf("(SELECT n FROM generate_series(1, %d) n WHERE pg_try_advisory_xact_lock(%d, n) LIMIT 1)", e.cfg.FleetConnections, slotClass)
+}
+
+// taken says what became of a slotColumn.
+func (e *Exporter) taken(slot *int32) error {
+	if slot == nil {
 		return busy{fmt.Errorf("all %d connections that the fleet may have to this database are in use", e.cfg.FleetConnections)}
 	}
-	return failed(ctx, err, "take one of the fleet's connections to the database")
+	return nil
+}
+
+// takeSlot takes a slot where nothing else is asked.
+func (e *Exporter) takeSlot(ctx context.Context, conn *pgx.Conn) error {
+	var slot *int32
+	if err := conn.QueryRow(ctx, "SELECT "+e.slotColumn()).Scan(&slot); err != nil {
+		return failed(ctx, err, "take one of the fleet's connections to the database")
+	}
+	return e.taken(slot)
 }
 
 // busy says that the database has no room for one more session now. That is nobody's fault: wait, and try again.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
@@ -22,6 +24,15 @@ func isWaiting(err error) bool {
 	var b interface{ Busy() bool }
 	_, rejected := contracts.AsRejection(err)
 	return errors.As(err, &b) && b.Busy() && !rejected
+}
+
+// tables makes so many of ten rows each.
+func tables(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "CREATE TABLE t%02d AS SELECT n AS id, md5(n::text) AS word FROM generate_series(1, 10) n;", i)
+	}
+	return b.String()
 }
 
 // job is an attempt at a job of its own.
@@ -96,7 +107,7 @@ func TestFleetShare(t *testing.T) {
 func TestFullDatabase(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1)", attachmentTable)
-	e := New(tn.db, nil, Config{Connections: 4, FleetConnections: 3})
+	e := New(tn.db, nil, Config{Connections: 4, FleetConnections: 3, ChunkBytes: 1})
 	first, err := e.Open(t.Context(), job(1))
 	must(t, err)
 	defer first.Close()
@@ -146,8 +157,8 @@ func TestSlotOfAKilledSession(t *testing.T) {
 // TestSlotIsTheTransactions: a pooler that lends sessions for a transaction gets none back that still holds one.
 func TestSlotIsTheTransactions(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t, "CREATE TABLE a (x int)")
-	s := tn.open(Config{Connections: 2, FleetConnections: 7})
+	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1)")
+	s := tn.open(Config{Connections: 2, FleetConnections: 7, ChunkBytes: 1})
 	if got := tn.one(slots); got != "3" {
 		t.Errorf("%s slots for three sessions", got)
 	}
@@ -164,10 +175,55 @@ func TestSlotIsTheTransactions(t *testing.T) {
 // TestNoShare: whoever wants no bound has none.
 func TestNoShare(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t, "CREATE TABLE a (x int)")
-	s := tn.open(Config{Connections: 5, FleetConnections: -1})
+	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1)")
+	s := tn.open(Config{Connections: 5, FleetConnections: -1, ChunkBytes: 1})
 	if got := tn.one(slots); len(s.siblings) != 5 || got != "0" {
 		t.Errorf("%d siblings, %s slots", len(s.siblings), got)
+	}
+}
+
+// TestSmallTenant: who has next to nothing to read opens one session, and says little on it.
+func TestSmallTenant(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, tables(50))
+	s := tn.open(Config{ChunkBytes: 16 << 20})
+	if got := tn.one(slots); len(s.siblings) != 0 || got != "1" {
+		t.Errorf("%d siblings, %s slots", len(s.siblings), got)
+	}
+	if files := write(t, s.Tables(), 0); len(files) != 50 {
+		t.Errorf("%d files", len(files))
+	}
+}
+
+// TestSiblingsFollowTheWork: one for each chunk, at the most as many as were asked for, and none where one would do.
+func TestSiblingsFollowTheWork(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	for _, c := range []struct {
+		chunk, bytes int64
+		tables       int
+		want         int64
+	}{
+		{16 * mib, 8 << 10, 1, 0},
+		{16 * mib, 15 * mib, 1, 0},
+		{16 * mib, 17 * mib, 1, 2},
+		{16 * mib, 40 * mib, 1, 3},
+		{16 * mib, 1 << 40, 1, 4},
+		{16 * mib, 0, 50, 0},
+		{16 * mib, 0, 300, 3},
+		{16 * mib, 0, 5000, 4},
+		{1, 8 << 10, 1, 4},
+		{-1, 15 * mib, 1, 0}, // whole tables
+		{-1, 1 << 40, 1, 4},
+	} {
+		s := &Snapshot{exporter: New(&pgx.ConnConfig{}, nil, Config{ChunkBytes: c.chunk})}
+		sizes := map[uint32]storage{}
+		for i := range c.tables {
+			sizes[uint32(i)] = storage{heap: c.bytes / 2, toast: c.bytes / 2}
+		}
+		if got := s.worthwhile(sizes); got != c.want {
+			t.Errorf("%d tables of %d bytes, chunks of %d: %d siblings, want %d", c.tables, c.bytes, c.chunk, got, c.want)
+		}
 	}
 }
 

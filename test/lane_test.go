@@ -172,7 +172,7 @@ func (l *lane) staff() {
 			continue
 		}
 		args := append([]string{
-			"--part-size=5MiB", "--attachments-source=" + l.source + "={tenant}/", "--grace=300ms",
+			"--part-size=5MiB", "--chunk-size=8KiB", "--attachments-source=" + l.source + "={tenant}/", "--grace=300ms",
 			"--heartbeat=" + heartbeat.String(), "--fence=" + fence.String(), "--observe=" + observe.String(),
 			// The second look has to come after whoever was stopped has woken up.
 			"--sweep-every=2s", "--sweep-after=1s", "--sweep-again=10s",

@@ -121,7 +121,7 @@ func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 
 // readFlags are how a database is read. They are [exporter.Config], field by field.
 type readFlags struct {
-	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant."`
+	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. They come with the work: a small tenant needs none."`
 	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database with, as far as its workers are told the same. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
 	ChunkSize        byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
 	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by some 5 %, with 6 the time doubles."`

@@ -43,7 +43,8 @@ var promises = []promise{
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	var here instant
-	if err := conn.QueryRow(ctx, "SELECT "+instantColumns).Scan(here.fields()...); err != nil {
+	var slot *int32
+	if err := conn.QueryRow(ctx, "SELECT "+s.exporter.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if !here.equal(s.instant) {`,
@@ -51,7 +52,8 @@ var promises = []promise{
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	var here instant
-	if err := conn.QueryRow(ctx, "SELECT "+instantColumns).Scan(here.fields()...); err != nil {
+	var slot *int32
+	if err := conn.QueryRow(ctx, "SELECT "+s.exporter.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if here.XID == "" {`,
