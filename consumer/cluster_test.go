@@ -82,7 +82,7 @@ func TestReplicated(t *testing.T) {
 	}
 	for _, kind := range []contracts.OutcomeKind{contracts.Delivered, contracts.Failed} {
 		patiently("publish an outcome", func() error {
-			o, err := streams{js}.Publish(ctx, contracts.Outcome{Version: contracts.OutcomeVersion, Tenant: "acme", Job: "published", Kind: kind})
+			o, err := jobs.ledger.Publish(ctx, contracts.Outcome{Version: contracts.OutcomeVersion, Tenant: "acme", Job: "published", Kind: kind})
 			if err == nil && o.Kind != contracts.Delivered {
 				t.Errorf("the outcome that stands is %s", o.Kind)
 			}

@@ -160,7 +160,11 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
-	c := assemble(work, cfg, pull{nc, q}, jobs, streams{js}, tenants)
+	outcomes, err := openLedger(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	c := assemble(work, cfg, pull{nc, q}, jobs, outcomes, tenants)
 	c.connected = nc.IsConnected
 	return c, nil
 }

@@ -187,7 +187,18 @@ func (b bucketCells) Changes(ctx context.Context, filter string, seen func(strin
 }
 
 // streams is the ledger.
-type streams struct{ js jetstream.JetStream }
+type streams struct {
+	js       jetstream.JetStream
+	outcomes jetstream.Stream
+}
+
+func openLedger(ctx context.Context, js jetstream.JetStream) (streams, error) {
+	outcomes, err := js.Stream(ctx, contracts.OutcomeStream)
+	if err != nil {
+		return streams{}, fmt.Errorf("open stream %s: %w", contracts.OutcomeStream, notSetUp(err))
+	}
+	return streams{js, outcomes}, nil
+}
 
 func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.Outcome, err error) {
 	ctx, span := startSend(ctx, contracts.OutcomeSubjects)
@@ -202,7 +213,7 @@ func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.
 		return o, nil
 	}
 	// Refused because one stands, or unanswered: what stands decides.
-	stands, readErr := outcomeAt(ctx, s.js, o.Tenant, o.Job)
+	stands, readErr := s.Outcome(ctx, o.Tenant, o.Job)
 	if readErr != nil {
 		return o, fmt.Errorf("%w (and reading the outcome: %w)", err, readErr)
 	}
@@ -210,10 +221,6 @@ func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.
 		return o, err
 	}
 	return *stands, nil
-}
-
-func (s streams) Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error) {
-	return outcomeAt(ctx, s.js, tenant, job)
 }
 
 // Endings listens as a plain subscriber: what is published to a stream is heard by whoever listens.
@@ -227,20 +234,16 @@ func (s streams) Endings(ctx context.Context, ended func(string)) error {
 	return sub.Unsubscribe()
 }
 
-// outcomeAt reads a job's outcome from the stream's leader, or nil.
-func outcomeAt(ctx context.Context, js jetstream.JetStream, tenant, job string) (*contracts.Outcome, error) {
+// Outcome reads a job's outcome from the stream's leader.
+func (s streams) Outcome(ctx context.Context, tenant, job string) (*contracts.Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	stream, err := js.Stream(ctx, contracts.OutcomeStream)
-	if err != nil {
-		return nil, notSetUp(err)
-	}
-	m, err := stream.GetLastMsgForSubject(ctx, contracts.OutcomeSubject(tenant, job))
+	m, err := s.outcomes.GetLastMsgForSubject(ctx, contracts.OutcomeSubject(tenant, job))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, notSetUp(err)
 	}
 	var o contracts.Outcome
 	if err := json.Unmarshal(m.Data, &o); err != nil {

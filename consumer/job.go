@@ -141,7 +141,7 @@ func seal(a contracts.Attempt, receipt contracts.Receipt) (*delivery, [][]byte, 
 
 // complete makes the volumes of the recorded receipt visible.
 func (c *Consumer) complete(ctx context.Context, l *lease, r record) error {
-	a, receipt, err := c.recorded(ctx, r)
+	a, receipt, err := c.recorded(ctx, l, r)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (c *Consumer) complete(ctx context.Context, l *lease, r record) error {
 
 // seal writes the manifest.
 func (c *Consumer) seal(ctx context.Context, l *lease, r record) error {
-	a, receipt, err := c.recorded(ctx, r)
+	a, receipt, err := c.recorded(ctx, l, r)
 	if err != nil {
 		return err
 	}
@@ -166,14 +166,21 @@ func (c *Consumer) seal(ctx context.Context, l *lease, r record) error {
 	return l.update(ctx, func(r *record) { r.State, r.Uploads = committed, nil })
 }
 
-// recorded is the receipt, as the record's state has it, and the attempt that it is of.
-func (c *Consumer) recorded(ctx context.Context, r record) (contracts.Attempt, contracts.Receipt, error) {
+// recorded is the receipt, as the record's state has it, and the attempt that it is of. What was read of it by its
+// digest once need not be read again.
+func (c *Consumer) recorded(ctx context.Context, l *lease, r record) (contracts.Attempt, contracts.Receipt, error) {
 	a, err := c.attemptOf(ctx, r)
 	if err != nil {
 		return a, contracts.Receipt{}, err
 	}
 	a.ID = r.Delivery.AttemptID
+	if l.read.digest == r.Delivery.Digest && l.read.receipt.Attempt == a.ID {
+		return a, l.read.receipt, nil
+	}
 	receipt, err := c.records.receipt(ctx, r)
+	if err == nil {
+		l.read.receipt, l.read.digest = receipt, r.Delivery.Digest
+	}
 	return a, receipt, err
 }
 

@@ -56,6 +56,7 @@ func (s Status) Ended() bool { return s.Outcome != nil }
 type Jobs struct {
 	js      jetstream.JetStream
 	records records
+	ledger  streams
 	kv      jetstream.KeyValue
 }
 
@@ -65,7 +66,11 @@ func OpenJobs(ctx context.Context, js jetstream.JetStream) (*Jobs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Jobs{js: js, records: records{cells}, kv: cells.kv}, nil
+	outcomes, err := openLedger(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	return &Jobs{js: js, records: records{cells}, ledger: outcomes, kv: cells.kv}, nil
 }
 
 // Submit publishes a request. duplicate says that the job was asked for before, and that nothing was added; a job
@@ -147,7 +152,7 @@ func (j *Jobs) withOutcome(ctx context.Context, s Status) (Status, error) {
 	if state(s.State) != done && state(s.State) != failed {
 		return s, nil
 	}
-	o, err := outcomeAt(ctx, j.js, s.Tenant, s.Job)
+	o, err := j.ledger.Outcome(ctx, s.Tenant, s.Job)
 	if err != nil {
 		return s, fmt.Errorf("read the outcome of job %s: %w", s.Job, err)
 	}
@@ -157,7 +162,7 @@ func (j *Jobs) withOutcome(ctx context.Context, s Status) (Status, error) {
 
 // withoutRecord finds a job that nobody has claimed yet, or whose record is gone.
 func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, error) {
-	o, err := outcomeAt(ctx, j.js, tenant, job)
+	o, err := j.ledger.Outcome(ctx, tenant, job)
 	if err != nil {
 		return Status{}, err
 	}

@@ -27,6 +27,11 @@ type lease struct {
 
 	keeping sync.Mutex // held while a checkpoint is kept
 
+	read struct { // the steps' own: the receipt that one of them has read back
+		receipt contracts.Receipt
+		digest  string
+	}
+
 	turn chan struct{} // holds a token during a swap: one at a time, and whoever waits can be cancelled
 
 	mu       sync.Mutex // guards the fields below; never held across the network
