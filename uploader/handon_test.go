@@ -177,6 +177,27 @@ func TestFencedWorkerIsHandedNothing(t *testing.T) {
 	}
 }
 
+// A session that S3 has refused is nobody's any more, also when no other has come in its place.
+func TestRefusedSessionIsNotHandedOn(t *testing.T) {
+	t.Parallel()
+	c := newCustomer(t)
+	u := c.uploader()
+	s, err := u.open(t.Context(), c.attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.(*bucket).renew(time.Now())
+	if s.handOn(); len(u.kept.kept) > 0 {
+		t.Error("it was handed on")
+	}
+	if _, err := s.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.handOn(); len(u.kept.kept) != 1 {
+		t.Error("the one that came in its place was not handed on")
+	}
+}
+
 func TestSessionsAreKeptForAMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

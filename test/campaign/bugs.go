@@ -265,6 +265,41 @@ var bugs = []bug{
 		`^TestFencedWorkerGetsNoCredentials$`,
 	},
 	{
+		"fenced worker hands its session on", "uploader/role.go",
+		`r.newest.HasKeys() && r.attempt.Err() == nil`, `r.newest.HasKeys()`,
+		`^TestFencedWorkerIsHandedNothing$`,
+	},
+	{
+		"session for any attempt", "uploader/bucket.go",
+		`prefix: a.Prefix(), attempt: a.ID}`, `prefix: a.Prefix()}`,
+		`^TestSessionIsOfOneAttemptAndRecord$`,
+	},
+	{
+		"session for any record of the tenant", "uploader/bucket.go",
+		`sessionOf{to: a.Tenant.Destination, prefix:`, `sessionOf{prefix:`,
+		`^TestSessionIsOfOneAttemptAndRecord$`,
+	},
+	{
+		"refused session handed on", "uploader/role.go",
+		"		cache.Invalidate()\n		r.newest = aws.Credentials{}\n", "		cache.Invalidate()\n",
+		`^TestRefusedSessionIsNotHandedOn$`,
+	},
+	{
+		"session handed on after a failure", "uploader/commit.go",
+		`if err := c.volumes(ctx, c.complete); err != nil {`, `defer c.store.handOn(); if err := c.volumes(ctx, c.complete); err != nil {`,
+		`^TestNoSessionAfterAFailure$`,
+	},
+	{
+		"probe in a folder that may be delivered", "uploader/preflight.go",
+		`if !b.noManifest.Load() { //`, `if false { //`,
+		`^TestDeliverToBucket$`,
+	},
+	{
+		"one question after another", "uploader/preflight.go",
+		`group.Go(func() error { errs[i] = do(); return nil })`, `if errs[i] = do(); errs[i] != nil { return errs[i] }`,
+		`^TestOneOfSeveralRefusals$`,
+	},
+	{
 		"redirects followed", "uploader/uploader.go",
 		`base.HTTPClient = direct(base.HTTPClient)`, `_ = direct`,
 		`^TestRedirectIsNotFollowed$`,
@@ -352,6 +387,16 @@ var bugs = []bug{
 		"catalog not compared", "exporter/exporter.go",
 		`if !before.equal(after) {`, `if before == nil {`,
 		`^TestLookedAtAgain$`,
+	},
+	{
+		"siblings for the smallest tenant", "exporter/exporter.go",
+		`if work <= chunk {`, `if work < 0 {`,
+		`^TestSmallTenant$`,
+	},
+	{
+		"settings by whatever is called so", "exporter/session.go",
+		`SELECT pg_catalog.set_config(`, `SELECT set_config(`,
+		`^TestTenantsCodeDoesNotRun$`,
 	},
 	{
 		"siblings not on the snapshot", "exporter/exporter.go",
