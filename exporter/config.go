@@ -31,7 +31,7 @@ type Config struct {
 	// 4 MiB. A snapshot holds at most (Connections + 2) windows, whatever its size.
 	Window int
 
-	// Level is the deflate level, 1 to 9. Default 2: with 1 the files grow by some 5 %, with 6 the time
+	// Level is the deflate level, 1 to 9. Default 2: with 1 the files grow by 2 to 8 %, with 6 the time more than
 	// doubles.
 	Level int
 

@@ -124,7 +124,7 @@ type readFlags struct {
 	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. They come with the work: a small tenant needs none."`
 	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database with, as far as its workers are told the same. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
 	ChunkSize        byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
-	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by some 5 %, with 6 the time doubles."`
+	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by 2 to 8 %, with 6 they take two to three times as long."`
 	LockTimeout      time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
 
 	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
