@@ -36,7 +36,7 @@ func TestKilledWorkerIsSucceeded(t *testing.T) {
 		operation string
 		skip      int
 	}{
-		{"assume", "AssumeRole", 1},
+		{"preflight", "ListObjectsV2", 0},
 		{"probe", "CreateMultipartUpload", 0},
 		{"create", "CreateMultipartUpload", 1},
 		{"first part", "UploadPart", 1},

@@ -125,9 +125,9 @@ func needsLittle(t *testing.T) {
 }
 
 // runsOutOfMemory: a worker that needs more memory than there is ends, says why, and loses nothing. The limit is of
-// addresses: Linux does not hold the Go runtime to one of data.
+// addresses: Linux does not hold the Go runtime to one of data. The tenant is large enough to need a part's buffer.
 func runsOutOfMemory(t *testing.T) {
-	f := newFleet(t, "greedy", little("greedy"))
+	f := newFleet(t, "greedy", func(ctx context.Context, url string) error { return fill(ctx, url, "greedy", 0.02) })
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
