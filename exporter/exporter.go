@@ -133,8 +133,10 @@ func (s *Snapshot) openTables() error {
 		return err
 	}
 	s.tables, s.estimate = after.plan(sizes, server.cut, s.attempt.Format())
-	if err := checkJSON(s.tables); err != nil {
-		return err
+	if s.attempt.Format() == contracts.JSONL {
+		if err := checkJSON(s.tables); err != nil {
+			return err
+		}
 	}
 	s.excluded = after.excluded()
 	if s.attempt.Request.Wants(contracts.Attachments) {

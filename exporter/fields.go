@@ -23,7 +23,8 @@ type field struct {
 	typ     string
 	expr    string // as it is asked for
 	native  bool   // it comes in binary: expr is the column itself
-	foreign bool   // nothing else can be made of it without a function that is not the server's
+	casts   bool   // the server may make JSON of it by a function that is not its own
+	foreign bool   // neither text nor JSON can be made of it without such a function
 
 	before string // stands before the value in a row
 	kind   kind
@@ -74,8 +75,9 @@ func (f *field) asJSON(c column) {
 	if !f.native {
 		f.kind = asJSON
 		f.expr = "pg_catalog.to_json(" + f.name + ")"
-		f.foreign = c.user && c.casts
 	}
+	f.casts = c.user && c.casts
+	f.foreign = f.casts && !f.native
 	f.write = f.kind.json
 }
 
@@ -112,8 +114,9 @@ const (
 // in memory as a whole: that cannot be where a value may be outside of its row.
 func wayOf(format contracts.Format, fields []field, r *relation, toast int64) way {
 	foreign := slices.ContainsFunc(fields, func(f field) bool { return f.foreign })
+	casts := slices.ContainsFunc(fields, func(f field) bool { return f.casts })
 	switch {
-	case format == contracts.JSONL && toast > 0 && !r.code:
+	case format == contracts.JSONL && toast > 0 && !r.code && !casts:
 		return inJSON
 	case format == contracts.JSONL:
 		return inBinary

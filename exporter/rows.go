@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+
+	"github.com/snapfleet/snapfleet/contracts"
 )
 
 // lines is where the rows of a chunk come together, on their way to be compressed.
@@ -85,14 +87,14 @@ type tuples struct {
 	partial []byte // of a row that does not fit the connection's buffer
 }
 
-// maxRow is how large a row may be that is held in memory as a whole. Rows with TOAST, which may have a gigabyte, are
-// not; what fits a page unfolds to some 2 MiB at the most.
+// maxRow is how large a row may be that is held in memory as a whole. What fits a page unfolds to some 2 MiB at the most.
+// Rows with TOAST, which may have a gigabyte, are not held, but for those whose JSON the server cannot be asked for.
 const maxRow = 16 << 20
 
 func (t *tuples) message(p []byte, left int) error {
 	if left > 0 || len(t.partial) > 0 {
-		if len(t.partial)+len(p)+left > maxRow {
-			return fmt.Errorf("a row has %d bytes, more than there can be in a table without TOAST", len(t.partial)+len(p)+left)
+		if size := len(t.partial) + len(p) + left; size > maxRow {
+			return contracts.Reject(contracts.FormatImpossible, "a row of table %q has %d bytes", t.table.Name, size)
 		}
 		t.partial = append(t.partial, p...)
 		if left > 0 {

@@ -101,6 +101,47 @@ func TestTenantsCodeDoesNotRun(t *testing.T) {
 	}
 }
 
+// TestNoCodeMakesJSON: nor does a tenant's code run that would make JSON of a value. What cannot be written without it is
+// refused, in one message that names every table.
+func TestNoCodeMakesJSON(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t)
+	tn.byOwner("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a mood, b int); CREATE DOMAIN humour AS mood",
+		trap("shout", "mood", "json"), trap("roll", "int", "int"), "CREATE CAST (mood AS json) WITH FUNCTION shout(mood)",
+		`CREATE TABLE plain (m mood, h humour); INSERT INTO plain VALUES ('sad', 'ok');
+		CREATE TABLE toasted (m mood, t text); ALTER TABLE toasted ALTER t SET STORAGE EXTERNAL; INSERT INTO toasted VALUES ('ok', repeat('x', 300000));
+		CREATE TABLE indexed (m mood, x int); CREATE INDEX ON indexed ((roll(1) + x)); INSERT INTO indexed VALUES ('sad', 1);
+		CREATE TABLE lists (m mood[]); CREATE TABLE pairs (p pair); CREATE TABLE arrays (x int, a int[]); CREATE INDEX ON arrays ((roll(1) + x))`)
+	tn.as(grantAll)
+	a := attempt("acme")
+	a.Request.Format = contracts.JSONL
+	_, err := New(tn.db, nil, Config{}).Open(t.Context(), a)
+	if r, ok := contracts.AsRejection(err); !ok || r.Code != contracts.FormatImpossible || !strings.Contains(err.Error(), `tables "arrays", "lists", "pairs" would`) {
+		t.Errorf("error: %v", err)
+	}
+	for name, rows := range map[string]string{"lists": "", "pairs": "", "arrays": "", "plain": "sad,ok\n", "indexed": "sad,1\n"} {
+		if got := tn.exportAs(contracts.CSV, Config{})[name].data; got != rows {
+			t.Errorf("CSV of %s: %q", name, got)
+		}
+	}
+	tn.exec("DROP TABLE lists, pairs, arrays")
+	files := tn.exportAs(contracts.JSONL, Config{})
+	for name, rows := range map[string]string{
+		"plain": `{"m":"sad","h":"ok"}` + "\n", "indexed": `{"m":"sad","x":1}` + "\n", "toasted": `{"m":"ok","t":"` + strings.Repeat("x", 300000) + `"}` + "\n",
+	} {
+		if got := files[name].data; got != rows {
+			t.Errorf("JSON of %s: %.200q", name, got)
+		}
+	}
+	tn.exec("INSERT INTO toasted VALUES ('ok', repeat('x', 17 << 20))")
+	s, err := New(tn.db, nil, Config{}).Open(t.Context(), a)
+	must(t, err)
+	defer s.Close()
+	if _, err := tryWrite(t.Context(), s.Tables(), 0); !strings.Contains(fmt.Sprint(err), "format_impossible") {
+		t.Errorf("a row that is too large to be held: %v", err)
+	}
+}
+
 // TestTrustedCodeKeepsItsChunks: what a superuser has put into an index, as extensions do, is no reason to read the
 // table in one piece.
 func TestTrustedCodeKeepsItsChunks(t *testing.T) {
