@@ -47,17 +47,21 @@ func (g *ground) databaseCPU(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has served
-	for others := -1; others != 0; {
-		err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`).Scan(&others)
-		if err != nil {
-			return 0, err
-		}
-	}
 	text, err := os.ReadFile(filepath.Join(g.temp, "postgres", "data", "postmaster.pid"))
 	if err != nil {
 		return 0, err
 	}
 	pid, _, _ := strings.Cut(string(text), "\n")
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		busy, err := sessions(pid, int(conn.PgConn().PID()))
+		if err != nil {
+			return 0, err
+		}
+		if !busy {
+			tick.Stop()
+			break
+		}
+	}
 	if text, err = os.ReadFile("/proc/" + pid + "/stat"); err != nil {
 		return 0, err
 	}
@@ -70,6 +74,23 @@ func (g *ground) databaseCPU(ctx context.Context) (float64, error) {
 	user, err := strconv.ParseFloat(fields[cutime], 64)
 	system, err2 := strconv.ParseFloat(fields[cstime], 64)
 	return (user + system) / ticks, errors.Join(err, err2)
+}
+
+// sessions reports whether the server with that process id has a session but ours. A session's process calls itself
+// after its client's address, "postgres: user database 127.0.0.1(54321) COPY", and one that has ended and is not yet
+// accounted for has no name.
+func sessions(server string, ours int) (bool, error) {
+	children, err := os.ReadFile("/proc/" + server + "/task/" + server + "/children")
+	if err != nil {
+		return false, err
+	}
+	for child := range strings.FieldsSeq(string(children)) {
+		title, err := os.ReadFile("/proc/" + child + "/cmdline")
+		if err == nil && child != strconv.Itoa(ours) && (len(title) == 0 || strings.Contains(string(title), "(")) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // memoryOf is how much memory a running process has, in MiB: now (VmRSS), or when it had most (VmHWM). What wait says
