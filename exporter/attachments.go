@@ -26,6 +26,7 @@ type file struct {
 	modified int64 // seconds since 1970
 	etag     string
 	gap      string // why it cannot be delivered, or ""
+	known    bool   // a list has told all of it
 }
 
 // The columns, as [Attachments].Query lists them.
@@ -179,10 +180,15 @@ func (s *Snapshot) Attachments(ctx context.Context) (_ contracts.Archive, err er
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
 
+	if !s.planned {
+		if err := s.listFiles(ctx); err != nil {
+			return contracts.Archive{}, fmt.Errorf("plan attachments: %w", err)
+		}
+	}
 	group, heads := errgroup.WithContext(ctx)
 	group.SetLimit(s.exporter.cfg.Attachments.Fetch)
 	for i := range s.files {
-		if f := &s.files[i]; f.stored() && !s.planned && heads.Err() == nil {
+		if f := &s.files[i]; f.stored() && !f.known && !s.planned && heads.Err() == nil {
 			group.Go(func() error { return s.sources.plan(heads, f) })
 		}
 	}

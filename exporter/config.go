@@ -124,16 +124,22 @@ func (a Attachments) forSchema(schema string) string {
 
 // allow reports whether a tenant's row may name that file.
 func (a Attachments) allow(tenant, bucket, key string) bool {
+	_, ok := a.prefixOf(tenant, bucket, key)
+	return ok
+}
+
+// prefixOf is the source that allows a tenant's row to name that file.
+func (a Attachments) prefixOf(tenant, bucket, key string) (prefix string, ok bool) {
 	for segment := range strings.SplitSeq(key, "/") {
 		if segment == "." || segment == ".." {
-			return false
+			return "", false
 		}
 	}
 	for _, s := range a.Sources {
 		prefix := strings.ReplaceAll(s.Prefix, "{tenant}", tenant)
 		if s.Bucket == bucket && len(prefix) > 1 && strings.HasSuffix(prefix, "/") && strings.HasPrefix(key, prefix) && key != prefix {
-			return true
+			return prefix, true
 		}
 	}
-	return false
+	return "", false
 }

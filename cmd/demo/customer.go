@@ -60,7 +60,7 @@ func worker() bucket.User {
 		ARN: "arn:aws:iam::" + ourAccount + ":user/snapfleet-worker", AccessKey: "AKIA" + rand.Text()[:16], SecretKey: rand.Text(),
 		Policy: `{"Version":"2012-10-17","Statement":[
 			{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"arn:aws:iam::*:role/snapfleet-delivery"},
-			{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::` + factory.Bucket + `/*"},
+			{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::` + factory.Bucket + `","arn:aws:s3:::` + factory.Bucket + `/*"]},
 			{"Effect":"Allow","Action":"s3:ListBucket","Resource":"arn:aws:s3:::` + factory.Bucket + `"}]}`,
 	}
 }

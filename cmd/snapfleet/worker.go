@@ -38,7 +38,8 @@ Events go to standard error. /metrics is for Prometheus; /healthz says that the 
 it can take jobs.
 
 The database role needs USAGE on the tenants' schemas and SELECT on their tables, and nothing else. The AWS
-identity needs sts:AssumeRole on the customers' roles, and s3:GetObject on the attachments' source buckets.`,
+identity needs sts:AssumeRole on the customers' roles, and s3:GetObject on the attachments' source buckets; with
+s3:ListBucket there, too, many attachments take half the requests.`,
 		examples: []example{
 			{
 				"With a database, and attachments that are stored per tenant.",
@@ -69,6 +70,10 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	story, err := w.story(ctx)
 	if err != nil {
 		return err
+	}
+	// What is held is buffers, which make no garbage; it need not have as much room again.
+	if was := debug.SetGCPercent(50); was != 100 {
+		debug.SetGCPercent(was) // somebody has set GOGC
 	}
 	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // nobody has set GOMEMLIMIT
 		debug.SetMemoryLimit(w.memory())

@@ -32,7 +32,7 @@ var (
 	worker = bucket.User{
 		ARN: "arn:aws:iam::" + ourAccount + ":user/worker", AccessKey: "AKIABENCHWORKER00000", SecretKey: "bench/worker/secret/bench/worker/secret0",
 		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"*"},
-			{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::` + files + `/*"}]}`,
+			{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::` + files + `","arn:aws:s3:::` + files + `/*"]}]}`,
 	}
 	peer = bucket.User{
 		ARN: "arn:aws:iam::" + theirAccount + ":user/peer", AccessKey: "AKIABENCHPEER0000000", SecretKey: "bench/peer/secret/bench/peer/secret/0000",
