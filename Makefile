@@ -24,7 +24,7 @@ ROUNDS    ?= 3
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## See it work: the whole system on this machine. Your data: make demo DATABASE_URL=... SCHEMA=...
@@ -36,6 +36,10 @@ test: ## Run every test, with the race detector, against real servers. One packa
 	@test/install.sh
 	$(if $(raced),$(GO) test -race $(TESTFLAGS) $(raced))
 	$(if $(processes),$(GO) test -parallel 4 $(TESTFLAGS) $(processes))
+
+.PHONY: test-postgres18
+test-postgres18: ## Run the exporter's tests against PostgreSQL 18, which npm brings.
+	@test/postgres18.sh
 
 .PHONY: build
 build: ## Build bin/snapfleet.

@@ -47,8 +47,9 @@ type bucket struct {
 	unsigned func(*s3.Options)
 }
 
-// openBucket assumes the customer's role for one verb of a job, or goes on with the session of the verb before. The client is built from nothing but the tenant's
-// record and the worker's HTTP client: no setting of the environment can send a delivery elsewhere.
+// openBucket assumes the customer's role for one verb of a job, or goes on with the session of the verb before. The
+// client is built from nothing but the tenant's record and the worker's HTTP client: no setting of the environment can
+// send a delivery elsewhere.
 func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, kept *sessions, a contracts.Attempt) (*bucket, error) {
 	if err := a.Tenant.WithDefaults().Validate(); err != nil {
 		return nil, err
