@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -437,9 +438,10 @@ func TestDeadlineWhileAPausedWorkerIsAboutToSeal(t *testing.T) {
 	ends := map[contracts.OutcomeKind]int{}
 	for n := range 6 {
 		inMemory(t, func(t *testing.T, w *memory) {
-			broken, calls, asleep := false, -1, make(chan struct{})
+			var broken atomic.Bool
+			calls, asleep := -1, make(chan struct{})
 			refusal := func() error {
-				if broken {
+				if broken.Load() {
 					return contracts.Reject(contracts.RoleDenied, "the customer has changed the role")
 				}
 				return nil
@@ -457,12 +459,12 @@ func TestDeadlineWhileAPausedWorkerIsAboutToSeal(t *testing.T) {
 			a.employ(exports{part: time.Second}, Config{Deadline: time.Hour})
 			w.publish(request("job"))
 			<-asleep
-			broken = true
+			broken.Store(true)
 			w.node("w2").employ(exports{part: time.Second, commit: refusal, seal: refusal}, Config{Deadline: time.Hour})
 			time.Sleep(5 * time.Hour)
 			a.cont()
 			time.Sleep(time.Minute)
-			broken = false
+			broken.Store(false)
 			within(t, w, 10*time.Hour, "settled", w.settled)
 			time.Sleep(time.Hour)
 			ends[w.outcome("job")]++
@@ -476,16 +478,16 @@ func TestDeadlineWhileAPausedWorkerIsAboutToSeal(t *testing.T) {
 func TestEndedJobIsNotBegunAgain(t *testing.T) {
 	// The record of a failed job is lost, and a publisher repeats the request when nothing would refuse it any more.
 	inMemory(t, func(t *testing.T, w *memory) {
-		bad := true
+		var mended atomic.Bool
 		w.node("w1").employ(exports{part: time.Second, reject: func(contracts.Attempt) error {
-			if bad {
+			if !mended.Load() {
 				return contracts.Reject(contracts.RoleDenied, "no")
 			}
 			return nil
 		}}, Config{})
 		w.publish(request("job"))
 		within(t, w, time.Hour, "settled", w.settled)
-		bad = false
+		mended.Store(true)
 		w.change("the record is lost", func() { delete(w.cells, "acme.job") })
 		w.publish(request("job"))
 		within(t, w, time.Hour, "settled", w.settled)
