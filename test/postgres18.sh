@@ -30,5 +30,8 @@ printf '#!/bin/sh\necho "%s"\n' "$home/package/native/bin" >"$home/shim/pg_confi
 chmod a+x "$home/shim/pg_config"
 
 "$home/package/native/bin/postgres" --version
-[ $# -gt 0 ] || set -- ./exporter
+if [ $# -eq 0 ]; then
+	echo "without TestStandby: npm's package has no pg_basebackup to make a standby with"
+	set -- -skip '^TestStandby$' ./exporter
+fi
 PATH=$home/shim:$PATH "${GO:-go}" test -count=1 "$@"
