@@ -9,7 +9,7 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// transport is how a column's values come from the server: what is asked for, and what is made of it.
+// transport is what there is to know of a column's type in order to ask for its values.
 type transport struct {
 	send   string // the function of the server's own that sends the type in binary; empty: another's
 	output string // the function of the server's own that makes text of it; empty: another's

@@ -23,7 +23,7 @@ type table struct {
 	// How its rows are written.
 	fields []field
 	after  string // ends a row
-	null   string
+	null   string // stands for NULL
 }
 
 // chunk is what one COPY reads: a range of pages of one relation.
