@@ -16,6 +16,6 @@
 // A tenant may be whoever made its tables, and our role may read every tenant's. So no code of a tenant's runs: no
 // view is read, names come from the catalog and are quoted, the search_path is empty, and a table whose indexes or
 // statistics call functions, other than a superuser's, is copied without a query: in one piece, and without its
-// generated columns, as the manifest says. One gap is left: whoever makes such an index while his tables are being
-// read has its function run within our read-only transaction.
+// generated columns, as the manifest says. No cast of a tenant's makes JSON of a value. One gap is left: whoever makes
+// such an index while his tables are being read has its function run within our read-only transaction.
 package exporter

@@ -136,7 +136,7 @@ func TestCost(t *testing.T) {
 	t.Logf("%d round trips to the database", trips)
 
 	start = len(said.since(0))
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // real time, because it is real silence that is listened to
 	if idle := f.said(said.since(start)); len(idle) > 1 {
 		t.Errorf("an idle worker says in three seconds: %q", idle)
 	}

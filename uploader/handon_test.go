@@ -56,21 +56,7 @@ func TestSessionIsOfOneAttemptAndRecord(t *testing.T) {
 		"owner":   func(c *customer) { c.to().Owner = "333333333333" },
 		"key":     func(c *customer) { c.to().KMSKeyARN = "arn:aws:kms:us-east-1:222222222222:key/1" },
 		"bucket":  func(c *customer) { c.to().Bucket += "-2" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := newCustomer(t)
-			u := c.uploader()
-			if _, err := u.Delivered(t.Context(), c.attempt); err != nil {
-				t.Fatal(err)
-			}
-			change(c)
-			if n, _ := c.opened(func() error { _, err := u.Delivered(t.Context(), c.attempt); return err }); n != 1 {
-				t.Errorf("%d sessions", n)
-			}
-		})
-	}
-	for name, change := range map[string]func(*customer){
+		// These do not let us in any more, which only who asks for a session of their own finds out.
 		"role":        func(c *customer) { c.to().RoleARN += "-2" },
 		"external ID": func(c *customer) { c.to().ExternalID += "x" },
 	} {
@@ -82,9 +68,15 @@ func TestSessionIsOfOneAttemptAndRecord(t *testing.T) {
 				t.Fatal(err)
 			}
 			change(c)
-			_, err := u.Delivered(t.Context(), c.attempt)
-			if r, ok := contracts.AsRejection(err); !ok || r.Code != contracts.RoleDenied {
-				t.Errorf("it got in: %v", err)
+			if refused := name == "role" || name == "external ID"; refused {
+				_, err := u.Delivered(t.Context(), c.attempt)
+				if r, ok := contracts.AsRejection(err); !ok || r.Code != contracts.RoleDenied {
+					t.Errorf("it got in: %v", err)
+				}
+				return
+			}
+			if n, _ := c.opened(func() error { _, err := u.Delivered(t.Context(), c.attempt); return err }); n != 1 {
+				t.Errorf("%d sessions", n)
 			}
 		})
 	}

@@ -15,11 +15,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestEverythingOnce runs the whole program as small as it gets.
+// TestEverythingOnce runs the whole program as small as it gets. It starts every server, and takes some 20 seconds.
 func TestEverythingOnce(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts every server, and takes some 20 seconds")
-	}
 	dir := t.TempDir()
 	figures, picture := filepath.Join(dir, "bench.json"), filepath.Join(dir, "bench.svg")
 	code := run([]string{
