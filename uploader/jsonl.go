@@ -117,7 +117,7 @@ type jsonValue struct {
 	open  []byte // the brackets that are open, { or [
 	key   bool   // the string under way is one
 	word  string // what is left of true, false or null
-	hex   int    // how many digits are left of \uXXXX
+	hex   int    // how many digits are left of an escape that begins with \u
 }
 
 type jsonState byte
