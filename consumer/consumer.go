@@ -121,6 +121,7 @@ type Consumer struct {
 	cfg     Config
 	queue   queue
 	records records
+	fleet   cells // what the fleet knows between two jobs
 	ledger  ledger
 	tenants registry
 	seen    *observations
@@ -156,6 +157,10 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
+	between, err := openCells(ctx, js, contracts.FleetBucket)
+	if err != nil {
+		return nil, err
+	}
 	tenants, err := OpenRegistry(ctx, js)
 	if err != nil {
 		return nil, err
@@ -164,15 +169,15 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
-	c := assemble(work, cfg, pull{nc, q}, jobs, outcomes, tenants)
+	c := assemble(work, cfg, pull{nc, q}, jobs, between, outcomes, tenants)
 	c.connected = nc.IsConnected
 	return c, nil
 }
 
 // assemble puts a consumer together over any ports.
-func assemble(work Work, cfg Config, q queue, jobs cells, l ledger, tenants registry) *Consumer {
+func assemble(work Work, cfg Config, q queue, jobs, fleet cells, l ledger, tenants registry) *Consumer {
 	c := &Consumer{
-		work: work, cfg: cfg, queue: q, records: records{jobs}, ledger: l, tenants: tenants,
+		work: work, cfg: cfg, queue: q, records: records{jobs}, fleet: fleet, ledger: l, tenants: tenants,
 		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(), connected: func() bool { return true },
 	}
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())

@@ -274,6 +274,20 @@ func (s streams) Bury(ctx context.Context, m message, job string, why *contracts
 	return err
 }
 
+func (s streams) Notify(ctx context.Context, n contracts.Notice) (err error) {
+	ctx, span := startSend(ctx, contracts.NoticeSubjects)
+	defer func() { endStep(span, err) }()
+	n.Version = contracts.NoticeVersion
+	body, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if _, err := s.js.Publish(ctx, contracts.NoticeSubject(n.Tenant, n.Kind), body); err != nil {
+		return fmt.Errorf("tell of tenant %s that %s: %w", n.Tenant, n.Kind, notSetUp(err))
+	}
+	return nil
+}
+
 // oneLine makes s fit for a header.
 func oneLine(s string) string {
 	s = strings.Map(func(r rune) rune {

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,36 @@ func TestSetup(t *testing.T) {
 	}
 }
 
+// What the release before schedules made is brought up to date, with all that waits in it.
+func TestSetupUpgrades(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, js, _ := broker(t)
+	before := plan()[0].stream
+	before.Subjects, before.AllowMsgSchedules, before.Discard, before.Replicas = []string{contracts.RequestSubjects}, false, jetstream.DiscardNew, 1
+	must(js.CreateStream(ctx, before))
+	queue := queueConfig()
+	queue.FilterSubject, queue.AckWait = "", 60*time.Second
+	must(js.CreateConsumer(ctx, contracts.RequestStream, queue))
+	must(js.Publish(ctx, contracts.RequestSubject("acme"), []byte("waits")))
+
+	for _, want := range []string{upgraded, kept} {
+		lines := must(Setup(ctx, js, SetupOptions{}))
+		for _, what := range []string{"stream " + contracts.RequestStream, "consumer " + contracts.WorkersName} {
+			if !slices.Contains(lines, what+": "+want) {
+				t.Errorf("%q, want %s %s", lines, what, want)
+			}
+		}
+	}
+	if err := verify(ctx, js); err != nil {
+		t.Error(err)
+	}
+	q := must(js.Consumer(ctx, contracts.RequestStream, contracts.WorkersName))
+	if m := must(q.Next()); string(m.Data()) != "waits" {
+		t.Errorf("the queue has %q", m.Data())
+	}
+}
+
 func TestSetupRefusesWhatDiffers(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -97,7 +128,7 @@ func TestSetupRefusesWhatDiffers(t *testing.T) {
 	for name, alter := range map[string]func(jetstream.JetStream) error{
 		"max_age":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour * 48 }),
 		"max_msg_size":         change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 }),
-		"discard":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }),
+		"discard":              change(contracts.OutcomeStream, func(c *jetstream.StreamConfig) { c.Discard, c.DiscardNewPerSubject = jetstream.DiscardOld, false }),
 		"duplicate_window":     change(contracts.DeadStream, func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }),
 		"max_msgs_per_subject": change(contracts.OutcomeStream, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 }),
 		"history":              change("KV_"+contracts.JobBucket, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }),

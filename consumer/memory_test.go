@@ -45,6 +45,9 @@ type memory struct {
 	ctx   context.Context // done when the test is over: what stops the workers that employ has started
 	stop  context.CancelFunc
 	waits []func()
+
+	shelf   shelf // what the fleet knows between two jobs
+	notices []contracts.Notice
 }
 
 type cell struct {
@@ -536,6 +539,10 @@ func (n *node) Bury(ctx context.Context, m message, job string, why *contracts.R
 	})
 }
 
+func (n *node) Notify(ctx context.Context, told contracts.Notice) error {
+	return n.reach(ctx, "notify "+string(told.Kind), func() error { n.notices = append(n.notices, told); return nil })
+}
+
 // tenantsOf is the registry as a node sees it.
 type tenantsOf struct{ n *node }
 
@@ -553,7 +560,7 @@ func (r tenantsOf) Get(ctx context.Context, name string) (contracts.Tenant, erro
 func (n *node) run(ctx context.Context, e exports, cfg Config) (wait func()) {
 	e.n = n
 	cfg.Worker = n.name
-	c := assemble(e, cfg.withDefaults(), n, n, n, tenantsOf{n})
+	c := assemble(e, cfg.withDefaults(), n, n, &n.shelf, n, tenantsOf{n})
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(n.ctx, func() { c.interrupt(errKilled); cancel() })
 	over := make(chan struct{})

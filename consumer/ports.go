@@ -93,7 +93,7 @@ type cells interface {
 	Changes(ctx context.Context, filter string, seen func(key string, revision uint64)) error
 }
 
-// ledger takes outcomes, one for each job, and gives-up notices.
+// ledger takes outcomes, one for each job, requests that were given up, and notices.
 type ledger interface {
 	// Publish writes the outcome unless there is one; it returns the one that stands.
 	Publish(ctx context.Context, o contracts.Outcome) (contracts.Outcome, error)
@@ -104,6 +104,8 @@ type ledger interface {
 	Endings(ctx context.Context, ended func(key string)) error
 	// Bury keeps the message with the reason. The same message and code are kept once.
 	Bury(ctx context.Context, m message, job string, why *contracts.Rejection) error
+	// Notify tells what concerns a tenant and no job.
+	Notify(ctx context.Context, n contracts.Notice) error
 }
 
 // registry knows the tenants.

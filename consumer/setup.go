@@ -24,8 +24,8 @@ type SetupOptions struct {
 }
 
 // Setup creates what is missing of the streams, buckets and the queue's consumer, and returns a line for each
-// of them. It changes nothing that exists: what differs is an error that names the field, because it is an
-// operator who has to know why.
+// of them. What an earlier release made is brought up to date. Nothing else that exists is changed: what differs is an
+// error that names the field, because it is an operator who has to know why.
 func Setup(ctx context.Context, js jetstream.JetStream, o SetupOptions) ([]string, error) {
 	if o.Replicas == 0 {
 		o.Replicas = 1
@@ -36,27 +36,27 @@ func Setup(ctx context.Context, js jetstream.JetStream, o SetupOptions) ([]strin
 	var lines []string
 	for _, p := range plan() {
 		p.stream.Replicas = o.Replicas
-		created, err := p.ensure(ctx, js)
+		did, err := p.ensure(ctx, js)
 		if err != nil {
 			return lines, err
 		}
-		lines = append(lines, line(p.what(), created))
+		lines = append(lines, p.what()+": "+did)
 	}
 	want := queueConfig()
 	want.AckWait, want.Replicas = o.AckWait, o.Replicas
-	created, err := ensureQueue(ctx, js, want)
+	did, err := ensureQueue(ctx, js, want)
 	if err != nil {
 		return lines, err
 	}
-	return append(lines, line("consumer "+want.Durable, created)), nil
+	return append(lines, "consumer "+want.Durable+": "+did), nil
 }
 
-func line(what string, created bool) string {
-	if created {
-		return what + ": created"
-	}
-	return what + ": as it should be"
-}
+// What Setup did about a thing.
+const (
+	made     = "created"
+	upgraded = "brought up to date"
+	kept     = "as it should be"
+)
 
 // verify is Setup without creating: what is missing, or differs in anything but what operators choose, is
 // an error.
@@ -92,35 +92,46 @@ type place struct {
 	stream  jetstream.StreamConfig
 	bucket  string // not empty: created as a key-value bucket
 	history uint8
+	// earlier reports whether an earlier release made it so.
+	earlier func(jetstream.StreamConfig) bool
 }
 
-// kept is for how long an end is remembered. A record that is worked on is written every few seconds, and one that
+// remembered is for how long an end is remembered. A record that is worked on is written every few seconds, and one that
 // waits every hour, so only what has ended gets that old. Nothing is begun again by forgetting it: a request is refused
 // long before it is that old.
-const kept = 400 * 24 * time.Hour
+const remembered = 400 * 24 * time.Hour
 
 // plan is everything that snapfleet keeps in JetStream.
 func plan() []place {
 	return []place{
 		{stream: jetstream.StreamConfig{
-			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects}, Description: "snapshot requests",
-			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage,
+			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects, contracts.ScheduleSubjects}, Description: "snapshot requests, and the schedules that make them",
+			AllowMsgSchedules: true,
+			// Nothing is ever discarded, because there is no limit; the server refuses schedules beside DiscardNew.
+			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
 			Duplicates: 24 * time.Hour, MaxMsgSize: contracts.MaxRequestBytes,
+		}, earlier: func(have jetstream.StreamConfig) bool { // without schedules
+			return !have.AllowMsgSchedules && slices.Equal(have.Subjects, []string{contracts.RequestSubjects})
 		}},
 		{stream: jetstream.StreamConfig{
 			Name: contracts.OutcomeStream, Subjects: []string{contracts.OutcomeSubjects}, Description: "how each snapshot job ended, written once",
 			// The second outcome of a job is refused by the server, whoever publishes it.
 			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, DenyDelete: true, DenyPurge: true,
-			Storage: jetstream.FileStorage, MaxAge: kept, Duplicates: 2 * time.Minute,
+			Storage: jetstream.FileStorage, MaxAge: remembered, Duplicates: 2 * time.Minute,
 		}},
 		{stream: jetstream.StreamConfig{
 			Name: contracts.DeadStream, Subjects: []string{contracts.DeadSubjects}, Description: "requests that were given up, with the reason",
 			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 24 * time.Hour,
 		}},
+		{stream: jetstream.StreamConfig{
+			Name: contracts.NoticeStream, Subjects: []string{contracts.NoticeSubjects}, Description: "what concerns a tenant and no job",
+			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 2 * time.Minute,
+		}},
 		{bucket: contracts.JobBucket, history: 5, stream: jetstream.StreamConfig{
-			Name: "KV_" + contracts.JobBucket, Description: "the record of each snapshot job", MaxAge: kept,
+			Name: "KV_" + contracts.JobBucket, Description: "the record of each snapshot job", MaxAge: remembered,
 		}},
 		{bucket: contracts.TenantBucket, history: 10, stream: jetstream.StreamConfig{Name: "KV_" + contracts.TenantBucket, Description: "the registry of tenants"}},
+		{bucket: contracts.FleetBucket, history: 1, stream: jetstream.StreamConfig{Name: "KV_" + contracts.FleetBucket, Description: "what the fleet knows between two jobs"}},
 	}
 }
 
@@ -131,17 +142,13 @@ func (p place) what() string {
 	return "stream " + p.stream.Name
 }
 
-func (p place) ensure(ctx context.Context, js jetstream.JetStream) (created bool, err error) {
+func (p place) ensure(ctx context.Context, js jetstream.JetStream) (did string, err error) {
 	s, err := js.Stream(ctx, p.stream.Name)
 	switch {
 	case err == nil:
-		have := s.CachedInfo().Config
-		if err := p.compare(have); err != nil {
-			return false, err
-		}
-		return false, differs(p.what(), "replicas", have.Replicas, p.stream.Replicas)
+		return p.keep(ctx, js, s.CachedInfo().Config)
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
-		return false, fmt.Errorf("%s: %w", p.what(), err)
+		return "", fmt.Errorf("%s: %w", p.what(), err)
 	case p.bucket != "":
 		_, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 			Bucket: p.bucket, Description: p.stream.Description, History: p.history, TTL: p.stream.MaxAge, Storage: jetstream.FileStorage, Replicas: p.stream.Replicas,
@@ -150,9 +157,30 @@ func (p place) ensure(ctx context.Context, js jetstream.JetStream) (created bool
 		_, err = js.CreateStream(ctx, p.stream)
 	}
 	if err != nil {
-		return false, fmt.Errorf("create %s: %w", p.what(), err)
+		return "", fmt.Errorf("create %s: %w", p.what(), err)
 	}
-	return true, nil
+	return made, nil
+}
+
+// keep sees to a stream that is there.
+func (p place) keep(ctx context.Context, js jetstream.JetStream, have jetstream.StreamConfig) (did string, err error) {
+	did = kept
+	if err := differs(p.what(), "replicas", have.Replicas, p.stream.Replicas); err != nil {
+		return "", err
+	}
+	if p.earlier != nil && p.earlier(have) {
+		next := have
+		next.Subjects, next.AllowMsgSchedules, next.Discard, next.Description = p.stream.Subjects, p.stream.AllowMsgSchedules, p.stream.Discard, p.stream.Description
+		if err := p.compare(next); err != nil { // somebody has changed it, too
+			return "", err
+		}
+		s, err := js.UpdateStream(ctx, next)
+		if err != nil {
+			return "", fmt.Errorf("bring %s up to date: %w", p.what(), err)
+		}
+		have, did = s.CachedInfo().Config, upgraded
+	}
+	return did, p.compare(have)
 }
 
 // compare looks at every field that a promise rests on.
@@ -169,6 +197,7 @@ func (p place) compare(have jetstream.StreamConfig) error {
 	unlimited := func(n int64) int64 { return max(n, 0) }
 	return errors.Join(
 		differs(p.what(), "subjects", have.Subjects, want.Subjects),
+		differs(p.what(), "allow_msg_schedules", have.AllowMsgSchedules, want.AllowMsgSchedules),
 		differs(p.what(), "retention", have.Retention, want.Retention),
 		differs(p.what(), "discard", have.Discard, want.Discard),
 		differs(p.what(), "discard_new_per_subject", have.DiscardNewPerSubject, want.DiscardNewPerSubject),
@@ -199,22 +228,31 @@ func queueConfig() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: contracts.WorkersName, Description: "the workers of the fleet",
 		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 10_000,
+		FilterSubject: contracts.RequestSubjects, // schedules stay where they are
 	}
 }
 
-func ensureQueue(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig) (created bool, err error) {
+func ensureQueue(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig) (did string, err error) {
 	q, err := js.Consumer(ctx, contracts.RequestStream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if _, err := js.CreateConsumer(ctx, contracts.RequestStream, want); err != nil {
-			return false, fmt.Errorf("create consumer %s: %w", want.Durable, err)
+			return "", fmt.Errorf("create consumer %s: %w", want.Durable, err)
 		}
-		return true, nil
+		return made, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("consumer %s: %w", want.Durable, err)
+		return "", fmt.Errorf("consumer %s: %w", want.Durable, err)
 	}
-	have := q.CachedInfo().Config
-	return false, errors.Join(compareQueue(have, want), differs("consumer "+want.Durable, "ack_wait", have.AckWait, want.AckWait))
+	have, did := q.CachedInfo().Config, kept
+	if have.FilterSubject == "" && len(have.FilterSubjects) == 0 { // an earlier release's
+		have.FilterSubject = want.FilterSubject
+		q, err := js.UpdateConsumer(ctx, contracts.RequestStream, have)
+		if err != nil {
+			return "", fmt.Errorf("bring consumer %s up to date: %w", want.Durable, err)
+		}
+		have, did = q.CachedInfo().Config, upgraded
+	}
+	return did, errors.Join(compareQueue(have, want), differs("consumer "+want.Durable, "ack_wait", have.AckWait, want.AckWait))
 }
 
 func compareQueue(have, want jetstream.ConsumerConfig) error {
@@ -226,7 +264,7 @@ func compareQueue(have, want jetstream.ConsumerConfig) error {
 		differs(what, "max_deliver", have.MaxDeliver, want.MaxDeliver),
 		differs(what, "max_ack_pending", have.MaxAckPending, want.MaxAckPending),
 		differs(what, "backoff", len(have.BackOff), 0),
-		differs(what, "filter_subjects", strings.Join(filters, " "), ""),
+		differs(what, "filter_subjects", strings.Join(filters, " "), want.FilterSubject),
 		differs(what, "headers_only", have.HeadersOnly, false),
 	)
 }

@@ -109,12 +109,13 @@ func TestAsyncAPISubjects(t *testing.T) {
 		"request": {contracts.RequestSubject("{tenant}"), contracts.RequestSubjects, contracts.RequestStream},
 		"outcome": {contracts.OutcomeSubject("{tenant}", "{job}"), contracts.OutcomeSubjects, contracts.OutcomeStream},
 		"dead":    {contracts.DeadSubject("{tenant}"), contracts.DeadSubjects, contracts.DeadStream},
+		"notice":  {contracts.NoticeSubject("{tenant}", "{kind}"), contracts.NoticeSubjects, contracts.NoticeStream},
 	} {
 		channel, _ := channels[name].(node)
 		if channel["address"] != c.subject {
 			t.Errorf("%s: address is %v, the subject is %s", name, channel["address"], c.subject)
 		}
-		if got := strings.NewReplacer("{tenant}", "*", "{job}", "*").Replace(c.subject); got != c.space {
+		if got := strings.NewReplacer("{tenant}", "*", "{job}", "*", "{kind}", "*").Replace(c.subject); got != c.space {
 			t.Errorf("%s: the stream's subjects are %s, not %s", name, c.space, got)
 		}
 		if text, _ := channel["description"].(string); !strings.Contains(text, c.stream) {
@@ -131,7 +132,7 @@ func TestAsyncAPIMessages(t *testing.T) {
 	t.Parallel()
 	doc := asyncapi(t)
 	messages := doc["components"].(node)["messages"].(node)
-	for name, schema := range map[string]string{"request": "schemas/request.schema.json", "outcome": "schemas/outcome.schema.json"} {
+	for name, schema := range map[string]string{"request": "schemas/request.schema.json", "outcome": "schemas/outcome.schema.json", "notice": "schemas/notice.schema.json"} {
 		payload := messages[name].(node)["payload"].(node)
 		if ref := payload["schema"].(node)["$ref"]; ref != schema {
 			t.Errorf("%s: the payload is %v, not %s", name, ref, schema)

@@ -24,7 +24,11 @@ func fullTenant() contracts.Tenant {
 			Owner:      "333333333333",
 			KMSKeyARN:  "arn:aws:kms:us-west-2:222222222222:key/0d4c3f0e-52a1-4c9f-9a37-2f2b6a0b9c11",
 			Endpoint:   "https://s3.example.com:9000",
+
+			NextExternalID: "VXK7PNQ2ZJ4M6RTB3WDYH5AECS",
 		},
+		Database:  "eu-1",
+		Filter:    contracts.Filter{ExcludeTables: []string{"audit_*"}, AttachmentsNewerThan: "90d"},
 		Format:    contracts.CSV,
 		Limits:    contracts.Limits{VolumeBytes: 1 << 30, Gaps: contracts.FailOnGaps},
 		UpdatedAt: instant,
@@ -84,5 +88,12 @@ func fullOutcome() contracts.Outcome {
 		Totals:         &contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480},
 		Reason:         &contracts.Reason{Code: contracts.KMSDenied, What: "what", Cause: "cause", Fix: "fix"},
 		TraceID:        "4bf92f3577b34da6a3ce929d0e0e4736",
+	}
+}
+
+func fullNotice() contracts.Notice {
+	return contracts.Notice{
+		Version: contracts.NoticeVersion, Tenant: "acme", Kind: contracts.DestinationBroken, At: instant, Since: instant,
+		Reason: &contracts.Reason{Code: contracts.BucketNotFound, What: "what", Cause: "cause", Fix: "fix"},
 	}
 }

@@ -24,6 +24,7 @@ var documents = map[string]reflect.Type{
 	"tenant":   reflect.TypeFor[contracts.Tenant](),
 	"manifest": reflect.TypeFor[contracts.Manifest](),
 	"outcome":  reflect.TypeFor[contracts.Outcome](),
+	"notice":   reflect.TypeFor[contracts.Notice](),
 }
 
 // compiler knows all schemas by their $id, so that they find each other without a network.
@@ -175,6 +176,8 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 		{"tenant", "bare", plain},
 		{"manifest", "full", json.RawMessage(full)},
 		{"manifest", "bare", json.RawMessage(bare)},
+		{"notice", "full", fullNotice()},
+		{"notice", "good news", contracts.Notice{Version: 1, Tenant: "acme", Kind: contracts.DeliveryCaughtUp, At: now}},
 		{"outcome", "full", fullOutcome()},
 		{"outcome", "delivered", contracts.Outcome{
 			Version: 1, Tenant: "acme", Job: "j", Kind: contracts.Delivered, Attempt: "1-0", Attempts: 1, EndedAt: now,
@@ -198,7 +201,7 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 // TestFullValuesAreFull keeps the test above honest when a field is added.
 func TestFullValuesAreFull(t *testing.T) {
 	t.Parallel()
-	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome()} {
+	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice()} {
 		zeroFields(reflect.ValueOf(v), reflect.TypeOf(v).Name(), func(path string) {
 			t.Errorf("%s is not set", path)
 		})

@@ -5,26 +5,39 @@ const (
 	RequestStream = "SNAPSHOT_REQUESTS" // work queue of [Request]
 	OutcomeStream = "SNAPSHOT_OUTCOMES" // one [Outcome] per job, written once
 	DeadStream    = "SNAPSHOT_DEAD"     // requests that were given up, with the reason
+	NoticeStream  = "SNAPSHOT_NOTICES"  // what concerns a tenant and no job, [Notice]
 	JobBucket     = "snapshot_jobs"     // key-value: the record of each job
 	TenantBucket  = "snapshot_tenants"  // key-value: the registry, [Tenant]
+	FleetBucket   = "snapshot_fleet"    // key-value: what the fleet knows between two jobs
 	WorkersName   = "workers"           // the durable pull consumer that the fleet shares
 )
 
 // Subject spaces, as streams subscribe to them.
 const (
-	RequestSubjects = "snapshot.request.*"
-	OutcomeSubjects = "snapshot.outcome.*.*"
-	DeadSubjects    = "snapshot.dead.*"
+	RequestSubjects  = "snapshot.request.*"
+	ScheduleSubjects = "snapshot.schedule.*" // in the stream of the requests that they make
+	OutcomeSubjects  = "snapshot.outcome.*.*"
+	DeadSubjects     = "snapshot.dead.*"
+	NoticeSubjects   = "snapshot.notice.*.*"
 )
 
 // RequestSubject is where a publisher asks for a snapshot of tenant.
 func RequestSubject(tenant string) string { return "snapshot.request." + tenant }
+
+// ScheduleSubject is where a tenant's schedule is kept, as one message that JetStream publishes on
+// [RequestSubject] again and again.
+func ScheduleSubject(tenant string) string { return "snapshot.schedule." + tenant }
 
 // OutcomeSubject is where the end of a job is told, exactly once.
 func OutcomeSubject(tenant, job string) string { return "snapshot.outcome." + tenant + "." + job }
 
 // DeadSubject is where requests of a tenant go that were given up.
 func DeadSubject(tenant string) string { return "snapshot.dead." + tenant }
+
+// NoticeSubject is where what concerns a tenant is told.
+func NoticeSubject(tenant string, kind NoticeKind) string {
+	return "snapshot.notice." + tenant + "." + string(kind)
+}
 
 // RequestMsgID is the Nats-Msg-Id of a request, which spares the fleet most repeated messages.
 // Correctness does not depend on it: the job record does that.

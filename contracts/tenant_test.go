@@ -1,8 +1,11 @@
 package contracts_test
 
 import (
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -66,6 +69,21 @@ func tenantCases() []tenantCase {
 		{name: "longest external ID", change: func(t *T) { t.Destination.ExternalID = strings.Repeat("x", 1224) }},
 		{name: "external ID too long", change: func(t *T) { t.Destination.ExternalID = strings.Repeat("x", 1225) }, names: "external ID"},
 		{name: "external ID with space", change: func(t *T) { t.Destination.ExternalID += " x" }, names: "external ID"},
+		{name: "no rotation", change: func(t *T) { t.Destination.NextExternalID = "" }},
+		{name: "next external ID too short", change: func(t *T) { t.Destination.NextExternalID = "secret" }, names: "next external ID"},
+		{name: "next external ID is the present one", change: func(t *T) { t.Destination.NextExternalID = t.Destination.ExternalID }, names: "next external ID", beyond: true},
+		{name: "default database", change: func(t *T) { t.Database = "" }},
+		{name: "database as URL", change: func(t *T) { t.Database = "postgres://db" }, names: "database"},
+		{name: "no filter", change: func(t *T) { t.Filter = contracts.Filter{} }},
+		{name: "filters", change: func(t *T) { t.Filter.ExcludeTables = []string{"a*", "[b-d]?", "Ünits"} }},
+		{name: "attachments since a day", change: func(t *T) { t.Filter.AttachmentsNewerThan = "2026-01-31" }},
+		{name: "attachments since an instant", change: func(t *T) { t.Filter.AttachmentsNewerThan = "2026-01-31T10:00:00+02:00" }},
+		{name: "empty pattern", change: func(t *T) { t.Filter.ExcludeTables = []string{""} }, names: "filter"},
+		{name: "bad pattern", change: func(t *T) { t.Filter.ExcludeTables = []string{"a["} }, names: "filter", beyond: true},
+		{name: "too many patterns", change: func(t *T) { t.Filter.ExcludeTables = slices.Repeat([]string{"a"}, 101) }, names: "filter"},
+		{name: "attachments since yesterday", change: func(t *T) { t.Filter.AttachmentsNewerThan = "yesterday" }, names: "filter"},
+		{name: "attachments of no days", change: func(t *T) { t.Filter.AttachmentsNewerThan = "0d" }, names: "filter"},
+		{name: "attachments since no day", change: func(t *T) { t.Filter.AttachmentsNewerThan = "2026-02-30" }, names: "filter", beyond: true},
 		{name: "owner", change: func(t *T) { t.Destination.Owner = "12345" }, names: "owner"},
 		{name: "key's id only", change: func(t *T) { t.Destination.KMSKeyARN = "0d4c3f0e" }, names: "KMS key ARN"},
 		{name: "endpoint without scheme", change: func(t *T) { t.Destination.Endpoint = "s3.example.com" }, names: "endpoint"},
@@ -105,7 +123,7 @@ func TestTenantValidate(t *testing.T) {
 			if !ok || rejection.Code != contracts.InvalidTenant {
 				t.Fatalf("error is %v, want a rejection %s", err, contracts.InvalidTenant)
 			}
-			if what := rejection.Reason().What; !strings.Contains(what, ": "+c.names+" ") && !strings.Contains(what, "the "+c.names+" ") {
+			if what := rejection.Reason().What; !strings.Contains(what, ": "+c.names+" ") && !strings.Contains(what, ": "+c.names+": ") && !strings.Contains(what, "the "+c.names+" ") {
 				t.Errorf("the error does not name %q: %s", c.names, what)
 			}
 			if id := tenant.Destination.ExternalID; id != "" && strings.Contains(err.Error(), id) {
@@ -118,7 +136,7 @@ func TestTenantValidate(t *testing.T) {
 func TestTenantDefaults(t *testing.T) {
 	t.Parallel()
 	full := fullTenant()
-	if full.WithDefaults() != full {
+	if !reflect.DeepEqual(full.WithDefaults(), full) {
 		t.Error("defaults change a full record")
 	}
 	bare := contracts.Tenant{Name: "acme", Destination: contracts.Destination{
@@ -141,6 +159,29 @@ func TestDestinationAccount(t *testing.T) {
 	} {
 		if got := (contracts.Destination{RoleARN: c.role, Owner: c.owner}).Account(); got != c.want {
 			t.Errorf("account of %q, %q is %q", c.role, c.owner, got)
+		}
+	}
+}
+
+func TestFilter(t *testing.T) {
+	t.Parallel()
+	f := contracts.Filter{ExcludeTables: []string{"audit_*", "[st]taging", "part?"}}
+	for table, want := range map[string]bool{
+		"audit_2026": true, "audit_": true, "Audit_2026": false, "my_audit_1": false,
+		"staging": true, "xtaging": false, "parts": true, "part": false, "": false,
+	} {
+		if got := f.Excludes(table); got != want {
+			t.Errorf("%q is excluded: %t", table, got)
+		}
+	}
+	at := time.Date(2026, 3, 31, 12, 0, 0, 0, time.UTC)
+	for since, want := range map[string]time.Time{
+		"": {}, "90d": at.AddDate(0, 0, -90), "1d": at.AddDate(0, 0, -1),
+		"2026-01-31": time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC), "2026-01-31T10:00:00+02:00": time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC),
+	} {
+		got, err := contracts.Filter{AttachmentsNewerThan: since}.AttachmentsSince(at)
+		if err != nil || !got.Equal(want) {
+			t.Errorf("newer than %q is since %v, want %v: %v", since, got, want, err)
 		}
 	}
 }

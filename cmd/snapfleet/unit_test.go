@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -204,7 +205,7 @@ func TestTenantChangeKeepsWhatIsNotGiven(t *testing.T) {
 	*set.VolumeSize = 5
 	want := was
 	want.Destination.Region, want.Destination.Owner, want.Limits.VolumeBytes = "r2", "", 5
-	if got := set.change(was); got != want {
+	if got := set.change(was); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
