@@ -19,6 +19,8 @@ import (
 type Config struct {
 	// Worker is this worker's name in records and logs, for people. Default "worker".
 	Worker string
+	// Version is the build's, for people who look at the workers' service. Default: unknown.
+	Version string
 	// Slots is how many jobs are worked on at once. Default 2: while one waits for a bucket, the other
 	// keeps the cores busy. Memory and database connections grow with it.
 	Slots int
@@ -77,6 +79,9 @@ func (c Config) withDefaults() Config {
 	if c.Worker == "" {
 		c.Worker = "worker"
 	}
+	if c.Version == "" {
+		c.Version = "unknown"
+	}
 	number(&c.Slots, 2)
 	number(&c.PerTenant, 2)
 	number(&c.Attempts, 8)
@@ -133,6 +138,7 @@ type Consumer struct {
 	interrupt context.CancelCauseFunc
 	broken    atomic.Pointer[error] // why the queue cannot be read, for Ready
 	connected func() bool
+	nc        *nats.Conn // to be asked on; nil in memory, where nobody asks
 }
 
 // New checks that the streams, buckets and the queue's consumer are as [Setup] makes them, and that cfg fits
@@ -170,7 +176,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 		return nil, err
 	}
 	c := assemble(work, cfg, pull{nc, q}, jobs, between, outcomes, tenants)
-	c.connected = nc.IsConnected
+	c.connected, c.nc = nc.IsConnected, nc
 	return c, nil
 }
 
@@ -206,7 +212,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	around.Go(func() { c.observe(ctx) })
 	around.Go(func() { c.hear(ctx) })
 	around.Go(func() { c.janitor(ctx) })
-	defer around.Wait()
+	around.Go(func() { c.offer(ctx) })
 
 	var busy sync.WaitGroup
 	c.feed(ctx, &busy)
@@ -214,6 +220,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	grace := time.AfterFunc(c.cfg.Grace, c.Interrupt)
 	defer grace.Stop()
 	busy.Wait()
+	around.Wait()
 	return nil
 }
 

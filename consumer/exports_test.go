@@ -23,6 +23,7 @@ type exports struct {
 	lose   func(a contracts.Attempt, id string) bool // the upload vanishes before Complete
 	commit func() error                              // from Complete, before anything
 	seal   func() error                              // from Seal, before anything
+	check  func(context.Context, contracts.Tenant) contracts.CheckResult
 }
 
 type lostUpload struct{ error }
@@ -274,4 +275,16 @@ func (e exports) Abort(ctx context.Context, a contracts.Attempt, _ []contracts.U
 
 func (e exports) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
 	return call(ctx, e.n, "s3 get manifest", func() ([]byte, error) { return e.n.folder(a.Prefix()).manifest, nil })
+}
+
+// Check is one step. Nobody who does not say what comes of it is told that all is well.
+func (e exports) Check(ctx context.Context, t contracts.Tenant) contracts.Check {
+	step := contracts.CheckStep{Name: contracts.CheckAssume, Result: contracts.CheckInconclusive}
+	if e.check != nil {
+		step.Result = e.check(ctx, t)
+	}
+	if step.Result != contracts.CheckOK {
+		step.Reason = &contracts.Reason{Code: contracts.RoleDenied, What: "the role " + t.Destination.RoleARN + " says " + string(step.Result)}
+	}
+	return contracts.Check{Version: contracts.CheckVersion, Tenant: t.Name, At: time.Now().UTC(), Steps: []contracts.CheckStep{step}}
 }

@@ -15,6 +15,7 @@ import (
 // consumer's part. An error with a [contracts.Rejection] in its chain means that no retry helps.
 // Cancelling ctx stops them soon; what they leave behind is what Abort removes.
 type Work interface {
+	Answers
 	// Prepare uploads everything that the attempt asks for and shows nothing. When it returns, all that
 	// the receipt names is durable. It goes on after the attempt's checkpoints, if there are any.
 	Prepare(ctx context.Context, a contracts.Attempt, j Journal) (contracts.Receipt, error)
@@ -27,6 +28,14 @@ type Work interface {
 	Abort(ctx context.Context, a contracts.Attempt, uploads []contracts.Upload) error
 	// Delivered returns the manifest that stands in the job's folder, or nil.
 	Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error)
+}
+
+// Answers is what operators ask a worker, beside its jobs. Several may be asked at once. An error with a
+// [contracts.Rejection] in its chain is told to whoever asked as that.
+type Answers interface {
+	// Check tries everything that a delivery to the tenant's destination needs, and everything that must be refused.
+	// What goes wrong is in the check.
+	Check(ctx context.Context, t contracts.Tenant) contracts.Check
 }
 
 // LostUpload is the behaviour of an error that says: an upload that the receipt or a checkpoint names is gone, and its

@@ -50,6 +50,7 @@ const (
 	UnknownTenant      Code = "unknown_tenant"
 	InvalidTenant      Code = "invalid_tenant"
 	JobConflict        Code = "job_conflict"
+	InvalidQuestion    Code = "invalid_question"
 
 	RoleDenied         Code = "role_denied"
 	InsecureTrust      Code = "insecure_trust"
@@ -119,6 +120,10 @@ var advice = map[Code]Advice{
 	JobConflict: {
 		Cause: "that job id was used before, for a request with other content",
 		Fix:   "ask again under a new job id",
+	},
+	InvalidQuestion: {
+		Cause: "a worker was asked something that it does not understand, or that makes no sense for this tenant as it is registered now",
+		Fix:   "read what is said above; if the worker is of another release than whoever asked, ask with the workers' release",
 	},
 
 	RoleDenied: {

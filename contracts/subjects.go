@@ -19,7 +19,11 @@ const (
 	OutcomeSubjects  = "snapshot.outcome.*.*"
 	DeadSubjects     = "snapshot.dead.*"
 	NoticeSubjects   = "snapshot.notice.*.*"
+	AskSubjects      = "snapshot.ask.*" // questions, in no stream: one of the workers answers at once
 )
+
+// ServiceName is what the workers' service is called in `nats micro ls`.
+const ServiceName = "snapfleet"
 
 // RequestSubject is where a publisher asks for a snapshot of tenant.
 func RequestSubject(tenant string) string { return "snapshot.request." + tenant }
@@ -33,6 +37,9 @@ func OutcomeSubject(tenant, job string) string { return "snapshot.outcome." + te
 
 // DeadSubject is where requests of a tenant go that were given up.
 func DeadSubject(tenant string) string { return "snapshot.dead." + tenant }
+
+// AskSubject is where the workers are asked something. Whoever may publish there may ask.
+func AskSubject(question string) string { return "snapshot.ask." + question }
 
 // NoticeSubject is where what concerns a tenant is told.
 func NoticeSubject(tenant string, kind NoticeKind) string {

@@ -139,6 +139,11 @@ func (d *deliver) Abort(ctx context.Context, a contracts.Attempt, uploads []cont
 	return d.uploader.Abort(ctx, a, uploads)
 }
 
+// Check tries the tenant's destination.
+func (d *deliver) Check(_ context.Context, t contracts.Tenant) contracts.Check {
+	return contracts.Check{Version: contracts.CheckVersion, Tenant: t.Name} // without steps: inconclusive
+}
+
 // Delivered returns the manifest that stands in the customer's bucket, or nil.
 func (d *deliver) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
 	return d.uploader.Delivered(ctx, a)

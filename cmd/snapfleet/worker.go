@@ -137,7 +137,7 @@ func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
 
 func (w *workerCmd) consumerConfig(log zerolog.Logger) consumer.Config {
 	return consumer.Config{
-		Worker: w.name(), Slots: w.Slots, PerTenant: w.PerTenant, Grace: w.Grace,
+		Worker: w.name(), Version: buildVersion(), Slots: w.Slots, PerTenant: w.PerTenant, Grace: w.Grace,
 		Heartbeat: w.Heartbeat, Fence: w.Fence, Observe: w.Observe, Stall: w.Stall,
 		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,

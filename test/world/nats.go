@@ -37,9 +37,13 @@ type settings struct {
 	Monitoring int  // 0: none
 	Sync       bool // of every message
 	Storage    int64
+	Users      []login  // besides anybody who gives no name
 	Cluster    string   // host:port where the other servers of a cluster find this one; empty: it is alone
 	Routes     []string // of all of them
 }
+
+// login may do everything but publish on one subject.
+type login struct{ Name, Password, Denied string }
 
 // NATSOption changes how [StartNATS] starts.
 type NATSOption func(*NATS)
@@ -57,6 +61,11 @@ func WithSync() NATSOption {
 // WithStorage is how many bytes all streams may have together. What is published beyond that is refused.
 func WithStorage(bytes int64) NATSOption {
 	return func(n *NATS) { n.as.Storage = bytes }
+}
+
+// WithUser lets somebody log in who may not publish on denied. Whoever gives no name may do everything.
+func WithUser(name, password, denied string) NATSOption {
+	return func(n *NATS) { n.as.Users = append(n.as.Users, login{name, password, denied}) }
 }
 
 // AsProcess makes the server a process of its own, so that it can be killed: this program, started once more.
@@ -141,6 +150,15 @@ func (as settings) serve() (*server.Server, settings, error) {
 			return nil, as, err
 		}
 		opts.Routes = server.RoutesFromStr(strings.Join(as.Routes, ","))
+	}
+	for _, u := range as.Users {
+		opts.NoAuthUser = "anybody"
+		opts.Users = append(opts.Users, &server.User{Username: u.Name, Password: u.Password, Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Deny: []string{u.Denied}},
+		}})
+	}
+	if opts.NoAuthUser != "" {
+		opts.Users = append(opts.Users, &server.User{Username: opts.NoAuthUser})
 	}
 	s, err := server.NewServer(&opts)
 	if err != nil {
