@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,7 +14,7 @@ import (
 )
 
 // Registry keeps the tenants, in the bucket snapshot_tenants. It is safe for concurrent use.
-type Registry struct{ cells bucketCells }
+type Registry struct{ cells cells }
 
 // OpenRegistry opens what [Setup] has made.
 func OpenRegistry(ctx context.Context, js jetstream.JetStream) (*Registry, error) {
@@ -29,61 +28,82 @@ func OpenRegistry(ctx context.Context, js jetstream.JetStream) (*Registry, error
 // Get returns a tenant with all defaults filled in. One that is not there, or whose record cannot be used,
 // is a [contracts.Rejection].
 func (r *Registry) Get(ctx context.Context, name string) (contracts.Tenant, error) {
+	t, _, err := r.read(ctx, name)
+	return t, err
+}
+
+// read is Get with the revision, which is 0 only when there is no record.
+func (r *Registry) read(ctx context.Context, name string) (t contracts.Tenant, revision uint64, err error) {
 	if !contracts.ValidTenant(name) {
-		return contracts.Tenant{}, contracts.Reject(contracts.UnknownTenant, "%.80q is no tenant's name", name)
+		return t, 0, contracts.Reject(contracts.UnknownTenant, "%.80q is no tenant's name", name)
 	}
-	value, _, err := r.cells.Get(ctx, name)
+	value, revision, err := r.cells.Get(ctx, name)
 	if errors.Is(err, errNoCell) {
-		return contracts.Tenant{}, contracts.Reject(contracts.UnknownTenant, "tenant %s is not registered", name)
+		return t, 0, contracts.Reject(contracts.UnknownTenant, "tenant %s is not registered", name)
 	}
 	if err != nil {
-		return contracts.Tenant{}, fmt.Errorf("read tenant %s: %w", name, err)
+		return t, 0, fmt.Errorf("read tenant %s: %w", name, err)
 	}
-	var t contracts.Tenant
 	if err := contracts.DecodeStrict(value, &t); err != nil {
-		return contracts.Tenant{}, contracts.Reject(contracts.InvalidTenant, "the record of tenant %s: %w", name, err)
+		return contracts.Tenant{}, revision, contracts.Reject(contracts.InvalidTenant, "the record of tenant %s: %w", name, err)
 	}
 	t = t.WithDefaults()
 	if t.Name != name {
-		return contracts.Tenant{}, contracts.Reject(contracts.InvalidTenant, "the record of tenant %s is of tenant %s", name, t.Name)
+		return contracts.Tenant{}, revision, contracts.Reject(contracts.InvalidTenant, "the record of tenant %s is of tenant %s", name, t.Name)
 	}
-	return t, t.Validate()
+	return t, revision, t.Validate()
 }
 
-// Set checks t and writes it. The external ID of a tenant never changes: another one than before is refused.
+// Set checks t and writes it. The external IDs of a tenant change only by a rotation: others than before are refused.
 // A record that somebody else changes at the same time is an error, and nothing is written.
 func (r *Registry) Set(ctx context.Context, t contracts.Tenant) error {
 	t = t.WithDefaults()
-	t.UpdatedAt = time.Now().UTC()
 	if err := t.Validate(); err != nil {
 		return err
 	}
+	was, rev, err := r.read(ctx, t.Name)
+	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
+		return err
+	}
+	if is, now := was.Destination, t.Destination; err == nil && (is.ExternalID != now.ExternalID || is.NextExternalID != now.NextExternalID) {
+		return contracts.Reject(contracts.InvalidTenant, "tenant %s has external IDs already, which only a rotation changes: customers' trust policies name them", t.Name)
+	}
+	_, err = r.write(ctx, t, rev)
+	return err
+}
+
+// write writes a record if it still has the given revision, 0 meaning that there is none.
+func (r *Registry) write(ctx context.Context, t contracts.Tenant, revision uint64) (contracts.Tenant, error) {
+	t.UpdatedAt = time.Now().UTC()
 	value, err := json.Marshal(t)
-	if err != nil {
-		return fmt.Errorf("write tenant %s: %w", t.Name, err)
-	}
-	_, rev, err := r.cells.Get(ctx, t.Name)
 	switch {
-	case errors.Is(err, errNoCell):
+	case err != nil:
+	case revision == 0:
 		_, err = r.cells.Create(ctx, t.Name, value)
-	case err == nil:
-		was, bad := r.Get(ctx, t.Name)
-		if bad == nil && was.Destination.ExternalID != t.Destination.ExternalID {
-			return contracts.Reject(contracts.InvalidTenant, "tenant %s has an external ID already, and customers' trust policies name it", t.Name)
-		}
-		_, err = r.cells.Update(ctx, t.Name, value, rev)
+	default:
+		_, err = r.cells.Update(ctx, t.Name, value, revision)
 	}
 	if err != nil {
-		return fmt.Errorf("write tenant %s: %w", t.Name, err)
+		return t, fmt.Errorf("write tenant %s: %w", t.Name, err)
 	}
-	return nil
+	return t, nil
+}
+
+// Names returns the names of all tenants, in order.
+func (r *Registry) Names(ctx context.Context) ([]string, error) {
+	names, err := r.cells.Keys(ctx, ">")
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", err)
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // List returns all tenants, by name.
 func (r *Registry) List(ctx context.Context) ([]contracts.Tenant, error) {
-	names, err := r.cells.Keys(ctx, ">")
+	names, err := r.Names(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list tenants: %w", err)
+		return nil, err
 	}
 	var tenants []contracts.Tenant
 	for _, name := range names {
@@ -96,7 +116,6 @@ func (r *Registry) List(ctx context.Context) ([]contracts.Tenant, error) {
 		}
 		tenants = append(tenants, t)
 	}
-	slices.SortFunc(tenants, func(a, b contracts.Tenant) int { return cmp.Compare(a.Name, b.Name) })
 	return tenants, nil
 }
 

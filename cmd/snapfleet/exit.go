@@ -96,7 +96,7 @@ func unreachable(err error) bool {
 	var postgres *pgconn.ConnectError
 	return errors.As(err, &network) || errors.As(err, &name) || errors.As(err, &postgres) ||
 		errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) ||
-		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrConnectionClosed) ||
+		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, consumer.ErrNobodyAnswers) || errors.Is(err, nats.ErrConnectionClosed) ||
 		errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) ||
 		errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.ETIMEDOUT)
 }

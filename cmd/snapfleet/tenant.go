@@ -17,6 +17,8 @@ type tenantCmd struct {
 	Set    tenantSetCmd    `cmd:"" help:"Register a tenant, or change its record."`
 	Get    tenantGetCmd    `cmd:"" help:"Show a tenant's record, with the external ID."`
 	List   tenantListCmd   `cmd:"" help:"List the tenants."`
+	Check  tenantCheckCmd  `cmd:"" help:"Have a worker try a tenant's destination, step by step."`
+	Rotate tenantRotateCmd `cmd:"" help:"Replace a tenant's external ID, with both valid in between."`
 	Remove tenantRemoveCmd `cmd:"" help:"Remove a tenant's record."`
 }
 
@@ -49,7 +51,7 @@ func (tenantSetCmd) manual() page {
 Registers a tenant, or changes the fields that are given and keeps the others; an empty value ("--owner=") takes
 an optional field back. The first time, --bucket, --region and --role-arn are needed.
 
-The external ID is made here, once, at random, and never changes. Send it to the customer: the trust policy of
+The external ID is made here, at random, and changes only by "snapfleet tenant rotate". Send it to the customer: the trust policy of
 their role must demand it as sts:ExternalId, so that nobody else can make us write with that role. It is no
 password, but it belongs in no ticket and no log either.`,
 		examples: []example{
@@ -73,7 +75,7 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 	}
 	if !known {
 		record = contracts.Tenant{Name: t.Tenant}
-		record.Destination.ExternalID = rand.Text() // 130 random bits; from here on it never changes
+		record.Destination.ExternalID = rand.Text() // 130 random bits; from here on only a rotation changes it
 	}
 	record = t.change(record).WithDefaults()
 	if err := record.Validate(); err != nil {
@@ -171,6 +173,7 @@ func (c *console) tenant(t contracts.Tenant) {
 		[2]string{"region", d.Region},
 		[2]string{"role", d.RoleARN},
 		[2]string{"external ID", d.ExternalID},
+		[2]string{"next external ID", d.NextExternalID},
 		[2]string{"account", d.Account()},
 		[2]string{"KMS key", d.KMSKeyARN},
 		[2]string{"endpoint", d.Endpoint},
@@ -210,7 +213,7 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 	for _, r := range tenants {
 		d := r.Destination
 		if t.JSON {
-			r.Destination.ExternalID = ""
+			r.Destination.ExternalID, r.Destination.NextExternalID = "", ""
 			if err := c.json(r, false); err != nil {
 				return err
 			}
