@@ -6,7 +6,7 @@ import "time"
 const CheckVersion = 1
 
 // Check is what became of trying everything that a delivery to a tenant's destination needs, and everything that must
-// be refused: the answer of a worker that was asked to. Nothing of it stays in the bucket.
+// be refused: the answer of a worker that was asked to. Nothing of it stays in the bucket, unless a reason names it.
 type Check struct {
 	Version int       `json:"version"`
 	Tenant  string    `json:"tenant"`
@@ -15,8 +15,8 @@ type Check struct {
 	Bucket  string    `json:"bucket"`
 	Region  string    `json:"region"`
 	RoleARN string    `json:"role_arn"`
-	// Steps are all steps, in the order in which they are made. One that was not made because another had failed is
-	// skipped.
+	// Steps are all steps, in the order of [CheckNames], in which they are made. One that was not made because an earlier
+	// one was not ok is skipped.
 	Steps []CheckStep `json:"steps"`
 }
 
@@ -24,7 +24,8 @@ type Check struct {
 type CheckStep struct {
 	Name   CheckName   `json:"name"`
 	Result CheckResult `json:"result"`
-	// Reason says what is wrong, unless the result is ok or skipped.
+	// Reason says what is wrong, unless the result is ok or skipped. Its code is [Inconclusive] exactly when the
+	// result is.
 	Reason *Reason `json:"reason,omitempty"`
 	// Milliseconds is how long it took.
 	Milliseconds int64 `json:"ms"`
@@ -44,7 +45,7 @@ const (
 	CheckDelete    CheckName = "delete"             // and deleted
 	CheckMultipart CheckName = "multipart"          // an upload of one part is completed, listed, and deleted
 	CheckAbort     CheckName = "abort"              // another is listed and aborted, and nothing of it is left
-	CheckOutside   CheckName = "outside-the-folder" // nothing outside of the tenant's folder can be written
+	CheckOutside   CheckName = "outside-the-folder" // nothing outside of the tenant's folder can be written, read or listed
 )
 
 // CheckNames are all steps, in order.
@@ -61,14 +62,15 @@ const (
 	CheckSkipped      CheckResult = "skipped"
 )
 
-// Result is the worst of the steps: failed before inconclusive before ok. A check without steps is inconclusive.
+// Result is the worst of the steps: failed before inconclusive before ok. It is ok only when every step is: what was
+// skipped is not proven, and neither is a check without steps.
 func (c Check) Result() CheckResult {
 	worst := CheckOK
 	for _, s := range c.Steps {
 		switch s.Result {
 		case CheckFailed:
 			return CheckFailed
-		case CheckOK, CheckSkipped:
+		case CheckOK:
 		default:
 			worst = CheckInconclusive
 		}

@@ -15,7 +15,7 @@ func TestCheckResult(t *testing.T) {
 	}{
 		{nil, contracts.CheckInconclusive},
 		{[]contracts.CheckResult{contracts.CheckOK, contracts.CheckOK}, contracts.CheckOK},
-		{[]contracts.CheckResult{contracts.CheckOK, contracts.CheckSkipped}, contracts.CheckOK},
+		{[]contracts.CheckResult{contracts.CheckOK, contracts.CheckSkipped}, contracts.CheckInconclusive},
 		{[]contracts.CheckResult{contracts.CheckOK, contracts.CheckInconclusive, contracts.CheckOK}, contracts.CheckInconclusive},
 		{[]contracts.CheckResult{contracts.CheckInconclusive, contracts.CheckFailed, contracts.CheckSkipped}, contracts.CheckFailed},
 		{[]contracts.CheckResult{"of a later release"}, contracts.CheckInconclusive},

@@ -24,11 +24,19 @@ const ManifestName = "manifest.json"
 // ProbeName is the object that preflight starts to upload, and aborts. It never becomes visible.
 const ProbeName = ".snapfleet-probe"
 
+// CheckFolder begins the name of the folder <tenant>/.snapfleet-check-<random>/ in which a check of the destination writes
+// and removes its test objects. No job's id begins with a dot, so it is no delivery's. What a check must not be able to
+// write is <tenant>.snapfleet-check-<random>, which is in no tenant's folder.
+const CheckFolder = ".snapfleet-check-"
+
 // JobLayout is how schedules and `submit` make job ids from an instant, which must be in UTC.
 const JobLayout = "2006-01-02-150405"
 
+// TenantPrefix is the folder of all deliveries to a tenant. It ends in a slash.
+func TenantPrefix(tenant string) string { return tenant + "/" }
+
 // JobPrefix is the folder of one delivery. It ends in a slash.
-func JobPrefix(tenant, job string) string { return tenant + "/" + job + "/" }
+func JobPrefix(tenant, job string) string { return TenantPrefix(tenant) + job + "/" }
 
 // VolumeName is the name of the n-th .tar of a kind, counted from 1, or of the only one when n is 0.
 func VolumeName(kind Kind, job string, n int) string {

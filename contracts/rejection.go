@@ -63,6 +63,10 @@ const (
 	KMSDenied          Code = "kms_denied"
 	DestinationTaken   Code = "destination_taken"
 	VolumeTooLarge     Code = "volume_too_large"
+	// These are found by a check of the destination, and end no job.
+	InsecureBucket Code = "insecure_bucket"
+	WriteLost      Code = "write_lost"
+	Inconclusive   Code = "inconclusive" // nothing is known to be wrong
 
 	SchemaNotFound        Code = "schema_not_found"
 	SchemaEmpty           Code = "schema_empty"
@@ -157,7 +161,7 @@ var advice = map[Code]Advice{
 		Fix: "check the bucket's name; if the bucket really is in another account, tell us that account",
 	},
 	WriteDenied: {
-		Customer: true, Cause: "the role's permission policy lacks s3:PutObject (or s3:AbortMultipartUpload, s3:ListMultipartUploadParts, s3:GetObject) on the bucket's objects, or a bucket policy denies it",
+		Customer: true, Cause: "the role's permission policy lacks s3:PutObject (or s3:AbortMultipartUpload, s3:ListMultipartUploadParts, s3:GetObject, s3:DeleteObject) on the bucket's objects, or a bucket policy denies it",
 		Fix: "grant these actions on arn:aws:s3:::<bucket>/*",
 	},
 	KMSDenied: {
@@ -171,6 +175,19 @@ var advice = map[Code]Advice{
 	VolumeTooLarge: {
 		Cause: "one .tar would need more than 10,000 parts",
 		Fix:   "lower the tenant's volume size with `snapfleet tenant set --volume-size`",
+	},
+
+	InsecureBucket: {
+		Customer: true, Cause: "a session that was narrowed to the tenant's folder gets at other names as well: the bucket policy lets in everybody, or our sessions by their name; or the store does not know session policies",
+		Fix: "let the bucket policy allow nothing to \"*\" and nothing to assumed-role sessions, and block public access to the bucket; the role's permission policy is enough",
+	},
+	WriteLost: {
+		Customer: true, Cause: "what S3 has acknowledged does not stand a moment later: something in the account moves, changes or removes new objects at once, such as a function, a sync or a lifecycle rule",
+		Fix: "let it leave the tenant's folder alone, or wait for a delivery's manifest.json",
+	},
+	Inconclusive: {
+		Cause: "STS or S3 did not answer in time, or what they answered says nothing about the destination: nothing is known to be wrong, and nothing is proven",
+		Fix:   "check again in a few minutes; if it stays so, look at what is said above, at the workers' network and at their AWS credentials",
 	},
 
 	SchemaNotFound: {

@@ -57,18 +57,32 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 	if !contracts.ValidJob(a.Request.Job) {
 		return nil, contracts.Reject(contracts.InvalidRequest, "job %.80q is not a valid name", a.Request.Job)
 	}
+	handed := kept.take(sessionFor(a))
+	b, err := reach(ctx, base, cfg, trust, a, a.Prefix(), sessionName(a.Request.Job), handed)
+	if err != nil {
+		return nil, err
+	}
+	b.kept = kept
+	b.noManifest.Store(handed != nil && handed.noManifest)
+	// Now, so that a role that refuses is named as such and not as a failed request.
+	if err := b.assume(ctx); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// reach makes what speaks to a bucket, in sessions of that name with power over one folder. It asks nobody anything.
+func reach(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt, folder, name string, handed *session) (*bucket, error) {
 	d := a.Tenant.Destination
 	secure, err := allowed(d.Endpoint, cfg.AllowEndpoints)
 	if err != nil {
 		return nil, err
 	}
-	handed := kept.take(sessionFor(a))
-	r, err := newRole(ctx, base, cfg, a, handed)
+	r, err := newRole(ctx, base, cfg, d, folder, name, handed)
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{cfg: cfg, attempt: a, to: d, role: r, trust: trust, kept: kept, creds: r.cached(), owner: aws.String(d.Account())}
-	b.noManifest.Store(handed != nil && handed.noManifest)
+	b := &bucket{cfg: cfg, attempt: a, to: d, role: r, trust: trust, creds: r.cached(), owner: aws.String(d.Account())}
 	b.client = s3.New(s3.Options{
 		Region:      d.Region,
 		Credentials: b.creds,
@@ -89,12 +103,13 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 			o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 		}
 	}
-	// Now, so that a role that refuses is named as such and not as a failed request.
-	_, err = try(ctx, cfg, assuming, stsTimeout+time.Second, b.renew, b.creds.Retrieve)
-	if err != nil {
-		return nil, err
-	}
 	return b, nil
+}
+
+// assume opens a session, unless there is one.
+func (b *bucket) assume(ctx context.Context) error {
+	_, err := try(ctx, b.cfg, assuming, b.role.timeout+time.Second, b.renew, b.creds.Retrieve)
+	return err
 }
 
 func sessionFor(a contracts.Attempt) sessionOf {

@@ -49,6 +49,10 @@ type Config struct {
 	// RetryFor is how long one request is tried, in all. Default 10 min: starting the tables again costs
 	// more than that.
 	RetryFor time.Duration
+
+	// CheckTimeout bounds a [Uploader.Check], for which somebody is waiting, but for up to 10 s more in which what it has
+	// written is removed. One request of it is tried for a fifth of that. Default 30 s.
+	CheckTimeout time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +76,7 @@ func (c Config) withDefaults() Config {
 	orTime(&c.RetryFirst, 250*time.Millisecond)
 	orTime(&c.RetryMost, 30*time.Second)
 	orTime(&c.RetryFor, 10*time.Minute)
+	orTime(&c.CheckTimeout, 30*time.Second)
 	return c
 }
 
@@ -89,7 +94,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("uploader: CheckpointEvery %s is negative", c.CheckpointEvery)
 	case c.SessionDuration < 0 || c.SessionDuration > 12*time.Hour:
 		return fmt.Errorf("uploader: SessionDuration %s is not between 15m and 12h", c.SessionDuration)
-	case c.RequestTimeout < 0 || c.RetryFirst < 0 || c.RetryMost < c.RetryFirst || c.RetryFor < 0:
+	case c.RequestTimeout < 0 || c.RetryFirst < 0 || c.RetryMost < c.RetryFirst || c.RetryFor < 0 || c.CheckTimeout < 0:
 		return fmt.Errorf("uploader: a timeout is negative, or RetryMost is less than RetryFirst")
 	}
 	for _, e := range c.AllowEndpoints {

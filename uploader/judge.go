@@ -159,6 +159,10 @@ func isDenied(code string, status int) bool {
 		status == http.StatusForbidden && (code == "" || code == "Forbidden")
 }
 
+// denied reports whether the service itself has refused for want of a right, and said so. Where a refusal is the proof of
+// something, no other will do: a proxy answers 403, too, and knows nothing of roles.
+func denied(err error) bool { return errorCode(err) == "AccessDenied" }
+
 // maxSkew is how far the time in a signature and the service's clock may be apart, less the rounding.
 const maxSkew = 15*time.Minute - 2*time.Second
 

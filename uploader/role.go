@@ -39,6 +39,7 @@ type role struct {
 	attempt context.Context // refuses to refresh once it is done
 	client  *sts.Client
 	input   sts.AssumeRoleInput
+	timeout time.Duration // of one call
 
 	mu      sync.Mutex
 	handed  *session        // of the verb before, until it is used
@@ -47,10 +48,10 @@ type role struct {
 	newest  aws.Credentials // empty when they were refused
 }
 
-// newRole starts with a session that was handed on, if there is one.
-func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attempt, handed *session) (*role, error) {
-	d := a.Tenant.Destination
-	policy, err := sessionPolicy(d, a.Prefix())
+// newRole makes sessions of that name, with power over one folder. It starts with the one that was handed on, if there is
+// one.
+func newRole(ctx context.Context, base aws.Config, cfg Config, d contracts.Destination, folder, name string, handed *session) (*role, error) {
+	policy, err := sessionPolicy(d, folder)
 	if err != nil {
 		return nil, err
 	}
@@ -61,9 +62,9 @@ func newRole(ctx context.Context, base aws.Config, cfg Config, a contracts.Attem
 		o.Retryer = aws.NopRetryer{}
 		o.APIOptions = append(o.APIOptions, traced)
 	})
-	return &role{attempt: ctx, client: client, handed: handed, input: sts.AssumeRoleInput{
+	return &role{attempt: ctx, client: client, handed: handed, timeout: min(stsTimeout, cfg.RequestTimeout), input: sts.AssumeRoleInput{
 		RoleArn:         aws.String(d.RoleARN),
-		RoleSessionName: aws.String(sessionName(a.Request.Job)),
+		RoleSessionName: aws.String(name),
 		ExternalId:      aws.String(d.ExternalID),
 		DurationSeconds: aws.Int32(int32(cfg.SessionDuration / time.Second)),
 		Policy:          aws.String(policy),
@@ -80,7 +81,7 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 		return c, nil
 	}
 	// The attempt's context, because the cache shares one call among requests and detaches theirs.
-	ctx, cancel := context.WithTimeout(r.attempt, stsTimeout)
+	ctx, cancel := context.WithTimeout(r.attempt, r.timeout)
 	defer cancel()
 	now := time.Now()
 	out, err := r.client.AssumeRole(ctx, &r.input)
@@ -256,28 +257,53 @@ func (t *trustChecks) check(ctx context.Context, r *role) error {
 	ctx, cancel := context.WithTimeout(ctx, stsTimeout)
 	defer cancel()
 	var without, random error
-	ask := func(externalID *string) error {
-		in := r.input
-		in.ExternalId = externalID
-		in.DurationSeconds = aws.Int32(900)
-		in.RoleSessionName = aws.String("snapshot-trust-check")
-		_, err := r.client.AssumeRole(context.WithValue(ctx, refusalWanted{}, true), &in)
-		return err
-	}
 	_ = together( // both errors are looked at
-		func() error { without = ask(nil); return nil },
-		func() error { random = ask(aws.String(rand.Text())); return nil },
+		func() error { without = r.knock(ctx, nil, trustCheckName); return nil },
+		func() error { random = r.knock(ctx, aws.String(rand.Text()), trustCheckName); return nil },
 	)
 	switch {
 	case without == nil:
-		return contracts.Reject(contracts.InsecureTrust, "%s let us in without the external ID", arn)
+		return insecure(arn, withoutID)
 	case random == nil:
-		return contracts.Reject(contracts.InsecureTrust, "%s let us in with a random external ID", arn)
-	case !isDenied(errorCode(without), errorStatus(without)), !isDenied(errorCode(random), errorStatus(random)):
+		return insecure(arn, randomID)
+	case !denied(without), !denied(random):
 		return nil
 	}
-	t.mu.Lock()
-	t.last[arn] = time.Now()
-	t.mu.Unlock()
+	t.seen(arn, true)
 	return nil
+}
+
+// seen remembers that a role has refused us as it must, or forgets that it ever did.
+func (t *trustChecks) seen(arn string, refused bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if refused {
+		t.last[arn] = time.Now()
+	} else {
+		delete(t.last, arn)
+	}
+}
+
+// What a role must not let us in with.
+const (
+	withoutID = "without the external ID"
+	randomID  = "with a random external ID"
+)
+
+func insecure(arn, how string) error {
+	return contracts.Reject(contracts.InsecureTrust, "%s let us in %s", arn, how)
+}
+
+// trustCheckName is the session that a delivery asks for and must not get.
+const trustCheckName = "snapshot-trust-check"
+
+// knock asks once for a session with another external ID than the role wants, or none. It returns what STS answers: nil
+// when we were let in.
+func (r *role) knock(ctx context.Context, externalID *string, name string) error {
+	in := r.input
+	in.ExternalId = externalID
+	in.DurationSeconds = aws.Int32(900)
+	in.RoleSessionName = aws.String(name)
+	_, err := r.client.AssumeRole(context.WithValue(ctx, refusalWanted{}, true), &in)
+	return err
 }

@@ -42,6 +42,8 @@ type Uploader struct {
 	// refresh its credentials.
 	open func(context.Context, contracts.Attempt) (store, error)
 	kept *sessions // between two verbs; nil for a folder
+	// try reaches the folder of a check in the tenant's bucket, and asks nobody anything. Nil for a folder.
+	try func(context.Context, Config, contracts.Attempt) (*bucket, error)
 }
 
 // New returns an uploader for customers' buckets. base carries the worker's own credentials, with which
@@ -54,6 +56,9 @@ func New(base aws.Config, cfg Config) *Uploader {
 	u.kept = &sessions{kept: map[sessionOf]*keptSession{}}
 	u.open = func(ctx context.Context, a contracts.Attempt) (store, error) {
 		return openBucket(ctx, base, u.cfg, trust, u.kept, a)
+	}
+	u.try = func(ctx context.Context, cfg Config, a contracts.Attempt) (*bucket, error) {
+		return reach(ctx, base, cfg, trust, a, contracts.TenantPrefix(a.Tenant.Name), checkSession, nil)
 	}
 	return u
 }
