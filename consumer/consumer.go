@@ -61,6 +61,13 @@ type Config struct {
 	// a paused worker may wake up and create an upload, but not after its credentials have expired.
 	SweepAfter, SweepAgain time.Duration
 
+	// CheckEvery is how often the fleet tries each tenant's destination without anybody asking. Default 24 h.
+	// Negative: never.
+	CheckEvery time.Duration
+	// CheckAhead is how long before a scheduled snapshot the fleet tries its destination: long enough for a customer
+	// to mend it. Default 12 h. Negative: never.
+	CheckAhead time.Duration
+
 	// Log gets one line for each thing that an operator may act on. Default: none.
 	Log zerolog.Logger
 }
@@ -98,6 +105,8 @@ func (c Config) withDefaults() Config {
 	duration(&c.SweepEvery, 5*time.Minute)
 	duration(&c.SweepAfter, 15*time.Minute)
 	duration(&c.SweepAgain, 24*time.Hour)
+	duration(&c.CheckEvery, 24*time.Hour)
+	duration(&c.CheckAhead, 12*time.Hour)
 	return c
 }
 
@@ -138,7 +147,8 @@ type Consumer struct {
 	interrupt context.CancelCauseFunc
 	broken    atomic.Pointer[error] // why the queue cannot be read, for Ready
 	connected func() bool
-	nc        *nats.Conn // to be asked on; nil in memory, where nobody asks
+	upcoming  func(context.Context) (map[string]time.Time, error) // each tenant's next scheduled snapshot; nil: there are none
+	nc        *nats.Conn                                          // to be asked on; nil in memory, where nobody asks
 }
 
 // New checks that the streams, buckets and the queue's consumer are as [Setup] makes them, and that cfg fits
@@ -213,6 +223,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	around.Go(func() { c.hear(ctx) })
 	around.Go(func() { c.janitor(ctx) })
 	around.Go(func() { c.offer(ctx) })
+	around.Go(func() { c.checkups(ctx) })
 
 	var busy sync.WaitGroup
 	c.feed(ctx, &busy)

@@ -23,7 +23,7 @@ type sweep struct {
 // had cleaned up, and the receipts and plans of jobs that ended. Any worker may do it, and it does no harm if two do.
 func (c *Consumer) janitor(ctx context.Context) {
 	for pause(ctx, c.cfg.SweepEvery); ctx.Err() == nil; pause(ctx, c.cfg.SweepEvery) {
-		if !c.elected(ctx) {
+		if !c.elected(ctx, c.records, janitorKey, c.cfg.SweepEvery) {
 			continue
 		}
 		if err := c.sweepAll(ctx); err != nil && ctx.Err() == nil {
@@ -32,21 +32,24 @@ func (c *Consumer) janitor(ctx context.Context) {
 	}
 }
 
-// elected reports whether this worker sweeps now: nobody has for a whole interval, as seen by its own clock,
-// and it wins the swap.
-func (c *Consumer) elected(ctx context.Context) bool {
-	_, rev, err := c.records.Get(ctx, janitorKey)
+// elected reports whether this worker does now what one worker of the fleet does every so often: nobody has for that
+// long, as seen by its own clock, and it wins the swap.
+func (c *Consumer) elected(ctx context.Context, in cells, key string, every time.Duration) bool {
+	_, rev, err := in.Get(ctx, key)
 	if err != nil && !errors.Is(err, errNoCell) {
 		return false
 	}
-	if rev != 0 && c.seen.unchanged(janitorKey, rev) < c.cfg.SweepEvery {
+	if rev != 0 && c.seen.unchanged(key, rev) < every {
 		return false
 	}
 	now, _ := json.Marshal(map[string]any{"worker": c.cfg.Worker, "at": time.Now().UTC()})
 	if rev == 0 {
-		_, err = c.records.Create(ctx, janitorKey, now)
+		rev, err = in.Create(ctx, key, now)
 	} else {
-		_, err = c.records.Update(ctx, janitorKey, now, rev)
+		rev, err = in.Update(ctx, key, now, rev)
+	}
+	if err == nil {
+		c.seen.note(key, rev)
 	}
 	return err == nil
 }

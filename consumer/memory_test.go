@@ -227,6 +227,8 @@ type node struct {
 	ctx  context.Context // done when the node is killed: from then on it reaches nothing
 	kill context.CancelFunc
 
+	upcoming func(context.Context) (map[string]time.Time, error) // nil: nothing is scheduled
+
 	faults func(op string) fault // nil: none; asked about one call at a time
 	gate   chan struct{}         // not nil while the node is stopped, as by SIGSTOP; guarded by mu
 }
@@ -556,11 +558,19 @@ func (r tenantsOf) Get(ctx context.Context, name string) (contracts.Tenant, erro
 	})
 }
 
+func (r tenantsOf) Names(ctx context.Context) ([]string, error) {
+	return call(ctx, r.n, "tenants", func() ([]string, error) { return slices.Sorted(maps.Keys(r.n.tenants)), nil })
+}
+
 // run starts a worker on the node. It ends when the node is killed or ctx is done.
 func (n *node) run(ctx context.Context, e exports, cfg Config) (wait func()) {
 	e.n = n
 	cfg.Worker = n.name
+	if cfg.CheckEvery == 0 && cfg.CheckAhead == 0 { // a test that is about jobs
+		cfg.CheckEvery, cfg.CheckAhead = -1, -1
+	}
 	c := assemble(e, cfg.withDefaults(), n, n, &n.shelf, n, tenantsOf{n})
+	c.upcoming = n.upcoming
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(n.ctx, func() { c.interrupt(errKilled); cancel() })
 	over := make(chan struct{})

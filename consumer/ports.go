@@ -120,6 +120,7 @@ type ledger interface {
 // registry knows the tenants.
 type registry interface {
 	Get(ctx context.Context, name string) (contracts.Tenant, error) // a Rejection unknown_tenant
+	Names(ctx context.Context) ([]string, error)
 }
 
 var (

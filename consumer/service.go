@@ -79,14 +79,13 @@ func (c *Consumer) answerCheck(ctx context.Context, q checkQuestion) (contracts.
 		}
 		t.Destination.ExternalID = t.Destination.NextExternalID
 	}
-	return c.check(ctx, t), nil
-}
-
-// check tries a tenant's destination.
-func (c *Consumer) check(ctx context.Context, t contracts.Tenant) contracts.Check {
-	found := c.work.Check(ctx, t)
-	found.Worker = c.cfg.Worker
-	return found
+	found := c.check(ctx, t)
+	if !q.Next {
+		if err := c.keep(ctx, t, found); err != nil {
+			c.cfg.Log.Warn().Err(err).Str("tenant", q.Tenant).Msg("what a check found could not be kept")
+		}
+	}
+	return found, nil
 }
 
 // desk is where questions arrive.

@@ -29,6 +29,8 @@ type meters struct {
 	busy     metric.Int64UpDownCounter
 	bytes    metric.Int64Counter
 	rows     metric.Int64Counter
+	checks   metric.Int64Counter
+	broken   metric.Int64Gauge
 }
 
 func newMeters() meters {
@@ -45,6 +47,8 @@ func newMeters() meters {
 	s.busy, _ = m.Int64UpDownCounter("snapfleet.slots.busy", metric.WithDescription("Jobs under way in this worker."), metric.WithUnit("{job}"))
 	s.bytes, _ = m.Int64Counter("snapfleet.delivered.bytes", metric.WithDescription("Bytes of archives delivered."), metric.WithUnit("By"))
 	s.rows, _ = m.Int64Counter("snapfleet.delivered.rows", metric.WithDescription("Rows delivered."), metric.WithUnit("{row}"))
+	s.checks, _ = m.Int64Counter("snapfleet.checks", metric.WithDescription("Checks of destinations, by result."), metric.WithUnit("{check}"))
+	s.broken, _ = m.Int64Gauge("snapfleet.destinations.broken", metric.WithDescription("Destinations whose last check failed, as far as this worker knows."), metric.WithUnit("{destination}"))
 	return s
 }
 

@@ -194,6 +194,9 @@ type workerCmd struct {
 	SweepAfter time.Duration `group:"lease" default:"15m" help:"How long after its end a job is looked after for the first time."`
 	SweepAgain time.Duration `group:"lease" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
 
+	CheckEvery time.Duration `group:"work" default:"24h" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
+	CheckAhead time.Duration `group:"work" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
+
 	databaseFlags
 	readFlags
 	writeFlags

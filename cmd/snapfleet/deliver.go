@@ -140,8 +140,8 @@ func (d *deliver) Abort(ctx context.Context, a contracts.Attempt, uploads []cont
 }
 
 // Check tries the tenant's destination.
-func (d *deliver) Check(_ context.Context, t contracts.Tenant) contracts.Check {
-	return contracts.Check{Version: contracts.CheckVersion, Tenant: t.Name} // without steps: inconclusive
+func (d *deliver) Check(ctx context.Context, t contracts.Tenant) contracts.Check {
+	return d.uploader.Check(ctx, t)
 }
 
 // Delivered returns the manifest that stands in the customer's bucket, or nil.

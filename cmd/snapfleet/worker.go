@@ -141,8 +141,17 @@ func (w *workerCmd) consumerConfig(log zerolog.Logger) consumer.Config {
 		Heartbeat: w.Heartbeat, Fence: w.Fence, Observe: w.Observe, Stall: w.Stall,
 		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
-		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain, Log: log,
+		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain,
+		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Log: log,
 	}
+}
+
+// orNever is a flag's duration, of which 0 means never, for a field of which 0 means its default.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // memory is what this worker needs, in bytes. The buffers of its jobs are most of it, and they are used again and
