@@ -199,7 +199,7 @@ func (d *desk) send(to, name string, reply answer) {
 		code, text := problem(err)
 		m.Header.Set(micro.ErrorCodeHeader, code)
 		m.Header.Set(micro.ErrorHeader, text)
-		d.c.cfg.Log.Warn().Err(err).Str("question", name).Msg("a question could not be answered")
+		d.c.cfg.Log.Info().Err(err).Str("question", name).Msg("a question could not be answered")
 	}
 	if err := d.c.nc.PublishMsg(m); err != nil {
 		d.c.cfg.Log.Warn().Err(err).Str("question", name).Msg("an answer could not be sent")

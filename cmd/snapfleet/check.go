@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -148,7 +149,7 @@ func nobodyAnswers(err error) error {
 }
 
 func noRotation(tenant string) error {
-	return explain(exitRejected, fmt.Errorf("no rotation of tenant %s's external ID is under way", tenant), "there is no next external ID to check", "begin one with `snapfleet tenant rotate "+tenant+"`")
+	return explain(exitRejected, fmt.Errorf("no rotation of tenant %s's external ID is under way", tenant), "it has one external ID, and no next one", "begin one with `snapfleet tenant rotate "+tenant+"`")
 }
 
 // outcomeOf is the exit status of a check that has been printed.
@@ -191,11 +192,11 @@ func (c *console) check(check contracts.Check) {
 	tally := map[contracts.CheckResult]int{}
 	for _, s := range check.Steps {
 		tally[s.Result]++
-		duration := ""
+		line := fmt.Sprintf("%s  %-18s  %-52s", c.checked(s.Result), s.Name, cmp.Or(checkWords[s.Name], "a step of another release"))
 		if s.Result != contracts.CheckSkipped {
-			duration = "  " + c.faint(took(time.Duration(s.Milliseconds)*time.Millisecond))
+			line += c.faint(took(time.Duration(s.Milliseconds) * time.Millisecond))
 		}
-		fmt.Fprintf(c.out, "%s  %-20s  %s%s\n", c.checked(s.Result), s.Name, cmp.Or(checkWords[s.Name], "a step of another release"), duration)
+		fmt.Fprintln(c.out, strings.TrimRight(line, " "))
 		if s.Reason != nil {
 			printReason(c.out, c.width, "    ", s.Reason.What, s.Reason.Cause, s.Reason.Fix)
 		}
@@ -261,7 +262,7 @@ func (t *tenantCheckCmd) everybody(ctx context.Context, c *console) error {
 		}
 	}
 	if !t.JSON {
-		c.table(table.Row{"tenant", "result", "step", "why"}, rows, table.ColumnConfig{Number: 4, WidthMax: max(30, c.width-50)})
+		c.table(table.Row{"tenant", "result", "step", "why"}, rows, table.ColumnConfig{Number: 4, WidthMax: max(30, c.width-50), WidthMaxEnforcer: text.WrapSoft})
 	}
 	return worst
 }

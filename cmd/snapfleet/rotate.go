@@ -32,7 +32,7 @@ Only when every step is ok it becomes the external ID, and the customer may take
 policy. Otherwise the check is printed, nothing is changed, and the exit status is 4 when a step failed and 1 when
 something could not be found out.`,
 		examples: []example{
-			{"Begin.", "snapfleet tenant rotate acme\n      snapfleet policy acme --as=trust"},
+			{"Begin, and print the trust policy that names both.", "snapfleet tenant rotate acme && snapfleet policy acme --as=trust"},
 			{"Once the customer says that the trust policy names both.", "snapfleet tenant rotate acme"},
 			{"Change one's mind.", "snapfleet tenant rotate acme --abandon"},
 		},

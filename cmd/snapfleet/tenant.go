@@ -134,7 +134,10 @@ type tenantGetCmd struct {
 
 func (tenantGetCmd) manual() page {
 	return page{
-		about: `Shows a tenant's record, with the external ID that the customer's role must demand.`,
+		about: `
+Shows a tenant's record, with the external ID that the customer's role must demand. While a rotation is under way
+the next one is shown, too. Below the record is what the last check of the destination found, see "snapfleet tenant
+check".`,
 		examples: []example{
 			{"The external ID alone.", "snapfleet tenant get acme --json | jq -r .destination.external_id"},
 		},
@@ -142,12 +145,18 @@ func (tenantGetCmd) manual() page {
 	}
 }
 
+// checkedTenant is a record with what is known of its destination.
+type checkedTenant struct {
+	contracts.Tenant
+	Check consumer.Checkup `json:"check,omitzero"`
+}
+
 // Run prints the record.
 func (t *tenantGetCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(t.Tenant, ""); err != nil {
 		return err
 	}
-	registry, done, err := openRegistry(ctx, t.natsFlags)
+	registry, checkups, done, err := openTenants(ctx, t.natsFlags)
 	if err != nil {
 		return err
 	}
@@ -156,32 +165,58 @@ func (t *tenantGetCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	if t.JSON {
-		return c.json(record, true)
+	known, err := checkups.Get(ctx, record)
+	if err != nil {
+		return err
 	}
-	c.tenant(record)
+	if t.JSON {
+		return c.json(checkedTenant{record, known}, true)
+	}
+	c.tenant(record, [2]string{"destination", destination(known)}, [2]string{"checked", checkedBy(known)})
+	if r := known.Reason; r != nil {
+		printReason(c.out, c.width, "    ", r.What, r.Cause, r.Fix)
+	}
 	return nil
 }
 
-// tenant prints a record for people.
-func (c *console) tenant(t contracts.Tenant) {
+// destination is what is known of one, in words.
+func destination(k consumer.Checkup) string {
+	switch k.Result {
+	case contracts.CheckOK:
+		return "ok"
+	case contracts.CheckFailed:
+		return "broken since " + when(k.Since)
+	default:
+		return "unknown"
+	}
+}
+
+func checkedBy(k consumer.Checkup) string {
+	if k.At.IsZero() {
+		return ""
+	}
+	return when(k.At) + " by worker " + k.Worker
+}
+
+// tenant prints a record for people, and what else is to be said of it.
+func (c *console) tenant(t contracts.Tenant, more ...[2]string) {
 	d := t.Destination
-	c.facts(
-		[2]string{"tenant", c.bold(t.Name)},
-		[2]string{"schema", t.Schema},
-		[2]string{"bucket", d.Bucket},
-		[2]string{"region", d.Region},
-		[2]string{"role", d.RoleARN},
-		[2]string{"external ID", d.ExternalID},
-		[2]string{"next external ID", d.NextExternalID},
-		[2]string{"account", d.Account()},
-		[2]string{"KMS key", d.KMSKeyARN},
-		[2]string{"endpoint", d.Endpoint},
-		[2]string{"format", string(t.Format)},
-		[2]string{"volumes of", size(t.Limits.VolumeBytes)},
-		[2]string{"gaps", string(t.Limits.Gaps)},
-		[2]string{"updated", when(t.UpdatedAt)},
-	)
+	c.facts(append([][2]string{
+		{"tenant", c.bold(t.Name)},
+		{"schema", t.Schema},
+		{"bucket", d.Bucket},
+		{"region", d.Region},
+		{"role", d.RoleARN},
+		{"external ID", d.ExternalID},
+		{"next external ID", d.NextExternalID},
+		{"account", d.Account()},
+		{"KMS key", d.KMSKeyARN},
+		{"endpoint", d.Endpoint},
+		{"format", string(t.Format)},
+		{"volumes of", size(t.Limits.VolumeBytes)},
+		{"gaps", string(t.Limits.Gaps)},
+		{"updated", when(t.UpdatedAt)},
+	}, more...)...)
 }
 
 type tenantListCmd struct {
@@ -192,14 +227,16 @@ type tenantListCmd struct {
 
 func (tenantListCmd) manual() page {
 	return page{
-		about: `Lists the tenants by name. External IDs are not shown: see "snapfleet tenant get".`,
+		about: `
+Lists the tenants by name, with what the last check of each destination found. External IDs are not shown: see
+"snapfleet tenant get".`,
 		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
 	}
 }
 
 // Run prints the table.
 func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
-	registry, done, err := openRegistry(ctx, t.natsFlags)
+	registry, checkups, done, err := openTenants(ctx, t.natsFlags)
 	if err != nil {
 		return err
 	}
@@ -212,20 +249,24 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 	var rows []table.Row
 	for _, r := range tenants {
 		d := r.Destination
+		known, err := checkups.Get(ctx, r)
+		if err != nil {
+			return err
+		}
 		if t.JSON {
 			r.Destination.ExternalID, r.Destination.NextExternalID = "", ""
-			if err := c.json(r, false); err != nil {
+			if err := c.json(checkedTenant{r, known}, false); err != nil {
 				return err
 			}
 		}
-		rows = append(rows, table.Row{r.Name, r.Schema, d.Bucket, d.Region, d.Account(), r.Format, when(r.UpdatedAt)})
+		rows = append(rows, table.Row{r.Name, r.Schema, d.Bucket, d.Region, d.Account(), r.Format, when(r.UpdatedAt), destination(known)})
 	}
 	switch {
 	case t.JSON:
 	case len(rows) == 0:
 		fmt.Fprintln(c.err, "No tenant is registered yet. See: snapfleet tenant set --help")
 	default:
-		c.table(table.Row{"tenant", "schema", "bucket", "region", "account", "format", "updated"}, rows)
+		c.table(table.Row{"tenant", "schema", "bucket", "region", "account", "format", "updated", "destination"}, rows)
 	}
 	return nil
 }
@@ -306,6 +347,22 @@ func openRegistry(ctx context.Context, f natsFlags) (r *consumer.Registry, done 
 		return nil, nil, notSetUp(err)
 	}
 	return r, nc.Close, nil
+}
+
+// openTenants is openRegistry, with what is known of the destinations.
+func openTenants(ctx context.Context, f natsFlags) (r *consumer.Registry, known *consumer.Checkups, done func(), err error) {
+	nc, js, err := f.jetStream("tenant")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if r, err = consumer.OpenRegistry(ctx, js); err == nil {
+		known, err = consumer.OpenCheckups(ctx, js)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, nil, nil, notSetUp(err)
+	}
+	return r, known, nc.Close, nil
 }
 
 // lookup tells a tenant that is not registered from a registry that does not answer.
