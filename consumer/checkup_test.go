@@ -1,9 +1,11 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -103,15 +105,21 @@ func TestWhatIsKnownAfterACheck(t *testing.T) {
 			t.Errorf("%d: after %s %q is told, want %q", n, c.found, told, c.told)
 		}
 	}
-	late := contracts.Check{At: at(2), Steps: []contracts.CheckStep{{Result: contracts.CheckFailed}}}
+	late := contracts.Check{At: at(8).Add(-time.Minute), Steps: []contracts.CheckStep{{Result: contracts.CheckFailed}}}
 	if got := k.after(late, "this"); got.Result != contracts.CheckOK {
 		t.Errorf("a check that began earlier overrules a later one: %+v", got)
+	}
+	late.At = at(6) // of a worker whose clock is two hours behind, or it would have ended long ago
+	if got := k.after(late, "this"); got.Result != contracts.CheckFailed {
+		t.Errorf("a check of a wrong clock is not believed: %+v", got)
 	}
 }
 
 // clinic is exports whose destinations can be made to break, and which counts.
 type clinic struct {
+	takes  time.Duration // one check; 0: 20 s
 	mu     sync.Mutex
+	most   int            // checks at once
 	under  map[string]int // by tenant
 	checks map[string][]time.Time
 	result map[string]contracts.CheckResult
@@ -125,10 +133,15 @@ func (h *clinic) works(t *testing.T) exports {
 		if h.under[of.Name]++; h.under[of.Name] > 1 {
 			t.Errorf("%s is checked by two at the same time", of.Name)
 		}
+		all := 0
+		for _, n := range h.under {
+			all += n
+		}
+		h.most = max(h.most, all)
 		h.checks[of.Name] = append(h.checks[of.Name], time.Now())
 		result := h.result[of.Name]
 		h.mu.Unlock()
-		pause(ctx, 20*time.Second)
+		pause(ctx, cmp.Or(h.takes, 20*time.Second))
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.under[of.Name]--
@@ -179,6 +192,29 @@ func TestEveryDestinationIsCheckedOnceADay(t *testing.T) {
 		}
 		if told := w.told(); len(told) > 0 {
 			t.Errorf("all is well, and %q is told", told)
+		}
+	})
+}
+
+// A round that takes longer than until the next one is shared by the workers, and none checks what another one has begun.
+func TestManySlowDestinations(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *memory) {
+		for n := range 60 {
+			w.addTenant(fmt.Sprintf("t%d", n))
+		}
+		h := clinic{takes: 110 * time.Second}
+		work := h.works(t)
+		for _, name := range []string{"w1", "w2", "w3"} {
+			w.node(name).employ(work, daily)
+		}
+		time.Sleep(23 * time.Hour)
+		for name := range w.tenants {
+			if n := len(h.of(name)); n != 1 {
+				t.Errorf("%s was checked %d times", name, n)
+			}
+		}
+		if h.most <= checksAtOnce || h.most > 3*checksAtOnce {
+			t.Errorf("%d checks at once, by three workers", h.most)
 		}
 	})
 }

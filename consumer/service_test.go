@@ -182,6 +182,50 @@ func TestQuestionsWaitForTheirTurn(t *testing.T) {
 	}
 }
 
+// A worker that stops takes no more questions, and answers those that it has.
+func TestWorkerThatStopsAnswersFirst(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nc, js, _ := broker(t)
+	must(Setup(ctx, js, SetupOptions{}))
+	if err := must(OpenRegistry(ctx, js)).Set(ctx, tenant("acme")); err != nil {
+		t.Fatal(err)
+	}
+	under, release := make(chan struct{}), make(chan struct{})
+	cfg := quick("w1")
+	cfg.CheckEvery, cfg.CheckAhead = -1, -1
+	c := must(New(ctx, nc, exports{n: &node{name: "w1"}, check: func(context.Context, contracts.Tenant) contracts.CheckResult {
+		close(under)
+		<-release
+		return contracts.CheckOK
+	}}, cfg))
+	working, stop := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() { defer close(over); _ = c.Run(working) }()
+	eventually(t, "the worker's service is there", func() bool { return len(services(t, nc, "w1")) == 1 })
+	answer := make(chan error)
+	go func() {
+		_, err := AskCheck(ctx, nc, "acme", false)
+		answer <- err
+	}()
+	<-under
+	stop()
+	eventually(t, "the worker's service is gone", func() bool { return len(services(t, nc, "w1")) == 0 })
+	if _, err := AskCheck(ctx, nc, "acme", false); !errors.Is(err, ErrNobodyAnswers) {
+		t.Errorf("a worker that stops is asked: %v", err)
+	}
+	select {
+	case <-over:
+		t.Error("the worker is gone, and owes an answer")
+	default:
+	}
+	close(release)
+	if err := <-answer; err != nil {
+		t.Errorf("the answer that was under way: %v", err)
+	}
+	<-over
+}
+
 func TestAskingWithoutTheRight(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
