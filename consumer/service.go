@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -266,11 +267,10 @@ func ask[A any](ctx context.Context, nc *nats.Conn, name string, question any) (
 func exchange(ctx context.Context, nc *nats.Conn, subject string, body []byte) (*nats.Msg, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	before := nc.LastError()
 	go func() {
 		for ctx.Err() == nil {
 			pause(ctx, 100*time.Millisecond)
-			if err := nc.LastError(); err != before && errors.Is(err, nats.ErrPermissionViolation) {
+			if err := nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && (strings.Contains(err.Error(), subject) || strings.Contains(err.Error(), nats.InboxPrefix)) {
 				cancel(fmt.Errorf("%w: %w", ErrMayNotAsk, err))
 			}
 		}

@@ -277,8 +277,8 @@ func (c *console) askAll(ctx context.Context, nc *nats.Conn, names []string) ([]
 		group.Go(func() error {
 			check, err := consumer.AskCheck(ctx, nc, name, false)
 			answers[i] = asked{name, check, err}
-			if why := nobodyAnswers(err); why != err {
-				return why
+			if nobody, ok := errors.AsType[*failure](nobodyAnswers(err)); ok {
+				return nobody
 			}
 			return context.Cause(ctx)
 		})
