@@ -119,6 +119,11 @@ func TestNothingSecretIsTold(t *testing.T) {
 			if code := s.Outcome.Reason; tt.code == "" && !s.Outcome.Kind.OK() || tt.code != "" && (code == nil || code.Code != tt.code) {
 				t.Errorf("it ends as %s: %+v", s.Outcome.Kind, s.Outcome.Reason)
 			}
+			check, code := f.try(f.env, "tenant", "check", f.tenant)
+			if well := tt.fault == nil && tt.trust == ""; well != (code == 0) {
+				t.Errorf("the check ends with %d:\n%s", code, check)
+			}
+			told["check of "+tt.job] = check
 			told["metrics of "+tt.job] = f.metrics(w)
 			told["status of "+tt.job] = f.run("status", f.tenant, tt.job, "--json") + f.run("status", f.tenant, tt.job)
 			_ = w.stop(syscall.SIGTERM)
@@ -127,7 +132,8 @@ func TestNothingSecretIsTold(t *testing.T) {
 	}
 	told["list"] = f.run("status") + f.run("status", "--json")
 	told["spans"] = spans.raw.String()
-	for _, stream := range []string{contracts.OutcomeStream, contracts.DeadStream} {
+	told["tenants"] = f.run("tenant", "list") + f.run("tenant", "list", "--json")
+	for _, stream := range []string{contracts.OutcomeStream, contracts.DeadStream, contracts.NoticeStream, "KV_" + contracts.FleetBucket} {
 		told[stream] = f.messages(stream)
 	}
 	manifest, err := json.Marshal(f.manifest("delivered"))
