@@ -96,7 +96,15 @@ type desk struct {
 
 	mu     sync.Mutex
 	closed bool
+	tally  map[string]tally // by endpoint
 	busy   sync.WaitGroup
+}
+
+// tally is what the service's statistics say of an endpoint besides the library's own, which end where an answer begins.
+type tally struct {
+	Answered int     `json:"answered"`
+	Failed   int     `json:"failed"`  // with an error
+	Seconds  float64 `json:"seconds"` // all of them took
 }
 
 // offer is the workers' service, until ctx is done; then it waits for the answers that are under way. A worker that
@@ -105,12 +113,12 @@ func (c *Consumer) offer(ctx context.Context) {
 	if c.nc == nil {
 		return
 	}
-	service, err := c.addService()
+	d := &desk{c: c, turns: make(chan struct{}, turns), tally: map[string]tally{}}
+	service, err := d.addService()
 	if err != nil {
 		c.cfg.Log.Warn().Err(err).Msg("this worker cannot be asked anything")
 		return
 	}
-	d := &desk{c: c, turns: make(chan struct{}, turns)}
 	for _, e := range c.endpoints() {
 		if err := service.AddEndpoint(e.name, d.handler(e), micro.WithEndpointSubject(contracts.AskSubject(e.name))); err != nil {
 			c.cfg.Log.Warn().Err(err).Str("question", e.name).Msg("this worker cannot be asked one thing")
@@ -122,13 +130,19 @@ func (c *Consumer) offer(ctx context.Context) {
 }
 
 // addService makes the service. Its version has to be a semantic one, which a build's need not be.
-func (c *Consumer) addService() (micro.Service, error) {
+func (d *desk) addService() (micro.Service, error) {
+	c := d.c
 	cfg := micro.Config{
 		Name: contracts.ServiceName, Version: c.cfg.Version, QueueGroup: contracts.WorkersName,
 		Description: "asks one of the workers about a tenant",
 		Metadata:    map[string]string{"worker": c.cfg.Worker, "version": c.cfg.Version},
 		ErrorHandler: func(_ micro.Service, err *micro.NATSError) {
 			c.cfg.Log.Warn().Err(err).Msg("this worker may not hear some of the questions")
+		},
+		StatsHandler: func(e *micro.Endpoint) any {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return d.tally[e.Name]
 		},
 	}
 	service, err := micro.AddService(c.nc, cfg)
@@ -190,12 +204,13 @@ func (d *desk) send(to, name string, reply answer) {
 	ctx, cancel := context.WithTimeout(d.c.jobs, answerTime)
 	defer cancel()
 	ctx, span := tracer().Start(ctx, "answer "+name)
-	m := nats.NewMsg(to)
+	m, began := nats.NewMsg(to), time.Now()
 	got, err := reply(ctx)
 	if err == nil {
 		m.Data, err = json.Marshal(got)
 	}
 	endStep(span, err)
+	d.count(name, time.Since(began), err)
 	if err != nil {
 		code, text := problem(err)
 		m.Header.Set(micro.ErrorCodeHeader, code)
@@ -205,6 +220,18 @@ func (d *desk) send(to, name string, reply answer) {
 	if err := d.c.nc.PublishMsg(m); err != nil {
 		d.c.cfg.Log.Warn().Err(err).Str("question", name).Msg("an answer could not be sent")
 	}
+}
+
+func (d *desk) count(name string, took time.Duration, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t := d.tally[name]
+	if t.Seconds += took.Seconds(); err == nil {
+		t.Answered++
+	} else {
+		t.Failed++
+	}
+	d.tally[name] = t
 }
 
 // problem is an error as a micro service tells it.

@@ -49,6 +49,27 @@ func services(t *testing.T, nc *nats.Conn, worker string) (found []micro.Info) {
 	}
 }
 
+// statistics add up what the workers' services tell of the endpoint check.
+func statistics(t *testing.T, nc *nats.Conn) (answered, failed int) {
+	t.Helper()
+	for _, worker := range []string{"w1", "w2"} {
+		id := services(t, nc, worker)[0].ID
+		m := must(nc.Request(must(micro.ControlSubject(micro.StatsVerb, contracts.ServiceName, id)), nil, 10*time.Second))
+		var stats micro.Stats
+		if err := json.Unmarshal(m.Data, &stats); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range stats.Endpoints {
+			var counted tally
+			if err := json.Unmarshal(e.Data, &counted); err != nil {
+				t.Errorf("%s tells %s: %v", worker, e.Data, err)
+			}
+			answered, failed = answered+counted.Answered, failed+counted.Failed
+		}
+	}
+	return answered, failed
+}
+
 // eventually waits for real time to pass until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -104,6 +125,9 @@ func TestWorkersAnswerQuestions(t *testing.T) {
 	info := services(t, nc, "w1")[0]
 	if info.Version != cfg.Version || len(info.Endpoints) == 0 || info.Endpoints[0].Subject != "snapshot.ask.check" || info.Endpoints[0].QueueGroup != contracts.WorkersName {
 		t.Errorf("the service is %+v", info)
+	}
+	if answered, failed := statistics(t, nc); answered != 1 || failed != 3 {
+		t.Errorf("%d questions are counted as answered and %d as failed", answered, failed)
 	}
 	if info := services(t, nc, "w2")[0]; info.Version != "0.0.0" || info.Metadata["version"] != odd.Version {
 		t.Errorf("the service of an odd build is %+v", info)
