@@ -13,7 +13,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/smithy-go"
 	"github.com/minio/crc64nvme"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -48,11 +47,12 @@ func (u *Uploader) Check(ctx context.Context, t contracts.Tenant) contracts.Chec
 	limit := u.cfg.CheckTimeout
 	inTime, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the check was not through within %s", limit))
 	defer cancel()
-	// The session outlives ctx, because what was written has to be removed.
+	// What was written has to be removed, though ctx ends.
 	life, end := context.WithTimeout(context.WithoutCancel(ctx), limit+tidyTimeout)
 	defer end()
 
 	c := newCheck(t)
+	c.life = life
 	c.bucket, c.barred = u.reachCheck(life, c.attempt)
 	for _, name := range contracts.CheckNames {
 		c.step(inTime, name)
@@ -60,7 +60,7 @@ func (u *Uploader) Check(ctx context.Context, t contracts.Tenant) contracts.Chec
 	if c.ok(contracts.CheckWithoutID) && c.ok(contracts.CheckRandomID) {
 		c.bucket.trust.seen(t.Destination.RoleARN, true)
 	}
-	c.tidy(life)
+	c.tidy()
 	report.Steps = c.steps
 	endCheck(span, report)
 	return report
@@ -93,6 +93,7 @@ func (u *Uploader) reachCheck(ctx context.Context, a contracts.Attempt) (*bucket
 
 // checking is one call of Check. It writes as a job would whose name no job can have.
 type checking struct {
+	life    context.Context // of its session
 	attempt contracts.Attempt
 	bucket  *bucket
 	barred  error  // why there is no bucket to speak to
@@ -208,15 +209,23 @@ func finding(err error) (contracts.CheckResult, *contracts.Reason) {
 	if r, ok := contracts.AsRejection(err); ok {
 		return contracts.CheckFailed, r.Reason()
 	}
-	return contracts.CheckInconclusive, unclear(err).Reason()
+	unclear := contracts.Rejection{Code: contracts.Inconclusive, Err: brief(err)}
+	return contracts.CheckInconclusive, unclear.Reason()
 }
 
-// unclear is an error that says nothing about the destination, in as few words as it can be told.
-func unclear(err error) *contracts.Rejection {
-	if _, ok := errors.AsType[*smithy.OperationError](err); ok && (errorCode(err) != "" || errorStatus(err) != 0) {
-		err = refused(err)
+// brief is an error in as few words as it can be told, and no rejection: for where it says nothing about the destination,
+// or answers another question.
+func brief(err error) error {
+	if r, ok := contracts.AsRejection(err); ok {
+		return r.Err
 	}
-	return &contracts.Rejection{Code: contracts.Inconclusive, Err: err}
+	if _, ok := errors.AsType[*refusal](err); ok {
+		return err
+	}
+	if errorCode(err) != "" || errorStatus(err) != 0 {
+		return refused(err)
+	}
+	return err
 }
 
 // refuses makes sure that the role does not let us in with another external ID. Only its refusal says so: after any
@@ -234,7 +243,7 @@ func (c *checking) refuses(ctx context.Context, how string, externalID *string) 
 	case denied(err):
 		return nil
 	}
-	return brief(err)
+	return fmt.Errorf("ask %s for a session %s: %w", arn, how, brief(err))
 }
 
 // lists makes sure that the bucket is the one that is meant and tells what is in the tenant's folder.
@@ -372,50 +381,51 @@ func (c *checking) showsUpload(ctx context.Context, u contracts.Upload, want boo
 func (c *checking) outsideKey() string { return c.attempt.Tenant.Name + c.attempt.Request.Job }
 
 // stays makes sure that the session, which has power over the tenant's folder only, can write, list and read nothing
-// outside of it, though the role may.
+// outside of it, whatever the role may.
 //
-// That a key is denied which is not there says little where the right to list is missing, too. Where S3 tells that it
-// was for this that the key was denied, we could have read it.
+// A key that is not there is denied also to those who may read and may not list. AWS then names the right that was
+// missing; another store does not, and there a right to read alone is not found out.
 func (c *checking) stays(ctx context.Context) error {
 	b, key := c.bucket, aws.String(c.outsideKey())
-	ask := context.WithValue(ctx, refusalWanted{}, true)
-	var could []string
-	var errs []error
-	note := func(what string, err error) {
+	ctx = context.WithValue(ctx, refusalWanted{}, true)
+	var could, unknown []string
+	note := func(what string, err error, got bool) {
 		switch {
-		case err == nil, errors.Is(err, errTaken), errors.Is(err, errAbsent), strings.Contains(errorMessage(err), "s3:ListBucket ") && what == "read":
+		case got:
 			could = append(could, what)
-		case !denied(err):
-			errs = append(errs, fmt.Errorf("%s %s: %w", what, *key, brief(err)))
+		case !denied(err) || strings.Contains(errorMessage(err), "kms:"): // who is denied the key may have been let in by S3
+			unknown = append(unknown, fmt.Sprintf("%s %s: %v", what, *key, brief(err)))
 		}
 	}
-	unwanted, err := c.writeOutside(ask, key)
-	note("write", err)
-	_, err = send(ask, b, listing, func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
+	left, err := c.writeOutside(ctx, key)
+	note("write", err, err == nil || errors.Is(err, errTaken)) // taken: by an earlier try
+	_, err = send(ctx, b, listing, func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
 		return b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: b.name(), Prefix: key, MaxKeys: aws.Int32(1), ExpectedBucketOwner: b.owner})
 	})
-	note("list", err)
-	_, err = send(ask, b, writing, func(ctx context.Context) (*s3.HeadObjectOutput, error) {
+	note("list", err, err == nil)
+	_, err = send(ctx, b, writing, func(ctx context.Context) (*s3.GetObjectOutput, error) { // and not HEAD, whose refusal says no more than 403
 		out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner})
 		if err == nil {
-			out.Body.Close()
+			out.Body.Close() // it is empty, or somebody else's
 		}
 		return nil, err
 	})
-	note("read", err)
-	switch all := errors.Join(append(errs, unwanted)...); {
-	case len(could) > 0 && all != nil:
-		return contracts.Reject(contracts.InsecureBucket, "a session for %s alone can %s %s; %w", contracts.TenantPrefix(c.attempt.Tenant.Name), strings.Join(could, " and "), *key, all)
+	note("read", err, err == nil || errors.Is(err, errAbsent) || strings.Contains(errorMessage(err), "s3:ListBucket"))
+	unknown = append(unknown, left...)
+	switch more := strings.Join(unknown, "; "); {
 	case len(could) > 0:
-		return contracts.Reject(contracts.InsecureBucket, "a session for %s alone can %s %s", contracts.TenantPrefix(c.attempt.Tenant.Name), strings.Join(could, " and "), *key)
-	default:
-		return all
+		more = strings.TrimSuffix("; "+more, "; ")
+		return contracts.Reject(contracts.InsecureBucket, "a session with power over %s alone can %s %s%s",
+			contracts.TenantPrefix(c.attempt.Tenant.Name), strings.Join(could, " and "), *key, more)
+	case more != "":
+		return errors.New(more)
 	}
+	return nil
 }
 
 // writeOutside tries to write an empty object where it must be refused, and removes at once what may have been written.
-// unwanted says what of it may be left.
-func (c *checking) writeOutside(ctx context.Context, key *string) (unwanted, err error) {
+// left says what could not be removed.
+func (c *checking) writeOutside(ctx context.Context, key *string) (left []string, err error) {
 	b := c.bucket
 	in := &s3.PutObjectInput{Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"), Metadata: b.metadata()}
 	in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()
@@ -423,35 +433,28 @@ func (c *checking) writeOutside(ctx context.Context, key *string) (unwanted, err
 	if denied(err) {
 		return nil, err
 	}
-	tidy, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
+	ctx, cancel := context.WithTimeout(c.life, tidyTimeout) // also when nobody waits any more
 	defer cancel()
-	_, left := send(tidy, b, writing, func(ctx context.Context) (*s3.DeleteObjectOutput, error) {
+	_, kept := send(ctx, b, writing, func(ctx context.Context) (*s3.DeleteObjectOutput, error) {
 		return b.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner})
 	})
 	switch {
-	case left == nil, errors.Is(left, errAbsent):
+	case kept == nil, errors.Is(kept, errAbsent):
 		return nil, err
 	case err == nil, errors.Is(err, errTaken):
-		return fmt.Errorf("%s could not be removed: %w", *key, brief(left)), err
+		return []string{fmt.Sprintf("%s could not be removed: %v", *key, brief(kept))}, err
 	}
-	return fmt.Errorf("whether %s was written is not known: %w", *key, brief(left)), err
-}
-
-// brief is what an error says, without its being a rejection, for where it answers another question.
-func brief(err error) error {
-	if r, ok := contracts.AsRejection(err); ok {
-		return r.Err
-	}
-	return unclear(err).Err
+	return []string{fmt.Sprintf("whether %s was written is not known: %v", *key, brief(kept))}, err
 }
 
 // tidy removes what is left below the check's name: of a step that failed, of a request that took effect when nobody
-// heard of it, of a check that was broken off. What it cannot remove is told by the step that made it.
-func (c *checking) tidy(ctx context.Context) {
+// heard of it, of a check that was broken off. What it cannot remove is told by the step that made it. (A request that is
+// given up, and that S3 carries out later than this, cannot be known of.)
+func (c *checking) tidy() {
 	if !c.wasMade(contracts.CheckWrite) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, tidyTimeout)
+	ctx, cancel := context.WithTimeout(c.life, tidyTimeout)
 	defer cancel()
 	names, err := c.bucket.list(ctx)
 	if err != nil {

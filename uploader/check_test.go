@@ -1,10 +1,13 @@
 package uploader
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -12,7 +15,23 @@ import (
 // checked is a check of this customer's destination.
 func (c *customer) checked() contracts.Check {
 	c.t.Helper()
-	return c.uploader().Check(c.t.Context(), c.attempt.Tenant)
+	return c.checker().Check(c.t.Context(), c.attempt.Tenant)
+}
+
+// checker is an uploader whose checks have the power that the customer has given them.
+func (c *customer) checker() *Uploader {
+	u := c.uploader()
+	if c.power != nil {
+		own := u.try
+		u.try = func(ctx context.Context, cfg Config, a contracts.Attempt) (*bucket, error) {
+			b, err := own(ctx, cfg, a)
+			if err == nil {
+				b.role.input.Policy = aws.String(c.power(*b.role.input.Policy))
+			}
+			return b, err
+		}
+	}
+	return u
 }
 
 // step is one step of a check.

@@ -36,7 +36,8 @@ type customer struct {
 	role    testbucket.Role
 	attempt contracts.Attempt
 	cfg     Config
-	front   *testbucket.Front // by which it is reached; nil: directly
+	front   *testbucket.Front   // by which it is reached; nil: directly
+	power   func(string) string // what a check's session policy comes to; nil: what it says
 }
 
 var customers atomic.Int32
