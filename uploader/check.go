@@ -29,8 +29,8 @@ const tidyTimeout = 10 * time.Second
 
 // Check tries whatever a delivery to the tenant's bucket needs, and whatever must be refused, with a session of its own
 // and with test objects that nobody else uses, and removes them. Everything that it finds is in the report. It takes
-// [Config].CheckTimeout, and ten seconds more to tidy up, at the most; when ctx ends, it only tidies up. Nothing of the
-// tenant's is read or touched, and nothing of the tenant's is sent.
+// [Config].CheckTimeout, and ten seconds more to tidy up, at the most; when ctx ends, it hears the answer to the request
+// that is under way, and tidies up. Nothing of the tenant's is read or touched, and nothing of the tenant's is sent.
 //
 // A role that lets us in without the external ID is not used: nothing is written to its bucket.
 //
@@ -44,8 +44,9 @@ func (u *Uploader) Check(ctx context.Context, t contracts.Tenant) contracts.Chec
 		Version: contracts.CheckVersion, Tenant: t.Name, At: time.Now().UTC(),
 		Bucket: t.Destination.Bucket, Region: t.Destination.Region, RoleARN: t.Destination.RoleARN,
 	}
-	limit := u.cfg.CheckTimeout
-	inTime, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the check was not through within %s", limit))
+	limit, share := u.cfg.CheckTimeout, u.cfg.CheckTimeout/checkShares
+	inTime, cancel := context.WithTimeoutCause(context.WithValue(ctx, toItsEnd{}, true), limit-share,
+		fmt.Errorf("the check was not through within %s", limit-share))
 	defer cancel()
 	// What was written has to be removed, though ctx ends.
 	life, end := context.WithTimeout(context.WithoutCancel(ctx), limit+tidyTimeout)
@@ -75,8 +76,10 @@ func endCheck(span trace.Span, report contracts.Check) {
 	span.End()
 }
 
-// reachCheck is what a check speaks to the bucket with. Somebody waits for it: one request is tried for a fifth of the
-// check's time.
+// checkShares is how many requests may try in vain before a check ends: nobody waits for it for ever.
+const checkShares = 5
+
+// reachCheck is what a check speaks to the bucket with.
 func (u *Uploader) reachCheck(ctx context.Context, a contracts.Attempt) (*bucket, error) {
 	if u.try == nil {
 		return nil, errors.New("this worker delivers to a folder on a disk and not to buckets: there is no role and no bucket to check")
@@ -84,7 +87,7 @@ func (u *Uploader) reachCheck(ctx context.Context, a contracts.Attempt) (*bucket
 	if err := a.Tenant.Validate(); err != nil {
 		return nil, err
 	}
-	cfg, share := u.cfg, u.cfg.CheckTimeout/5
+	cfg, share := u.cfg, u.cfg.CheckTimeout/checkShares
 	cfg.SessionDuration = 15 * time.Minute // STS gives no shorter ones
 	cfg.RequestTimeout, cfg.RetryFor = min(cfg.RequestTimeout, share), min(cfg.RetryFor, share)
 	cfg.RetryFirst, cfg.RetryMost = min(cfg.RetryFirst, share), min(cfg.RetryMost, share/3)

@@ -36,8 +36,9 @@ type customer struct {
 	role    testbucket.Role
 	attempt contracts.Attempt
 	cfg     Config
-	front   *testbucket.Front   // by which it is reached; nil: directly
-	power   func(string) string // what a check's session policy comes to; nil: what it says
+	front   *testbucket.Front    // by which it is reached; nil: directly
+	hanging *testbucket.Injected // a fault to be removed before the bucket can be looked at
+	power   func(string) string  // what a check's session policy comes to; nil: what it says
 }
 
 var customers atomic.Int32

@@ -183,4 +183,31 @@ func TestTry(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	// Whoever is gone by the time of the answer is told so, and nothing is asked again. A request that is under way is
+	// broken off, or goes on to its end where that is wanted.
+	for _, wanted := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			gone := errors.New("nobody waits any more")
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, gone)
+			defer cancel()
+			if wanted {
+				ctx = context.WithValue(ctx, toItsEnd{}, true)
+			}
+			began, n := time.Now(), 0
+			request := func(ctx context.Context) (int, error) {
+				n++
+				<-ctx.Done()
+				return 0, ctx.Err()
+			}
+			for range 2 {
+				_, err := try(ctx, cfg, writing, time.Minute, nil, request)
+				if want := map[bool]time.Duration{false: time.Second, true: time.Minute}[wanted]; !errors.Is(err, gone) || time.Since(began) != want {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+			}
+			if wanted && n != 1 {
+				t.Errorf("%d requests were begun", n)
+			}
+		})
+	}
 }

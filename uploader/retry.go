@@ -60,12 +60,27 @@ func (n noAnswer) Unwrap() error { return n.error }
 // Unreachable says that it is the destination that fails, and not this job.
 func (n noAnswer) Unreachable() bool { return true }
 
+// toItsEnd marks a context whose end begins no request, and breaks off none: one that is broken off may take effect when
+// everybody has gone.
+type toItsEnd struct{}
+
 func once[T any](ctx context.Context, timeout time.Duration, request func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+	whole := ctx
+	if ctx.Value(toItsEnd{}) != nil {
+		if ctx.Err() != nil {
+			var none T
+			return none, context.Cause(ctx)
+		}
+		whole = context.WithoutCancel(ctx)
+	}
+	whole, cancel := context.WithTimeoutCause(whole, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()
-	out, err := request(ctx)
-	if err != nil && ctx.Err() != nil {
+	out, err := request(whole)
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return out, context.Cause(ctx)
+	case err != nil && whole.Err() != nil:
+		return out, context.Cause(whole)
 	}
 	return out, err
 }
