@@ -148,7 +148,8 @@ func send[T any](ctx context.Context, b *bucket, p purpose, request func(context
 
 func (b *bucket) renew(began time.Time) { b.role.renew(b.creds, began) }
 
-// key is the full name of an object. Every name that is sent to S3 is made here.
+// key is the full name of an object. Every name that is sent to S3 is made here, but for the one that a check must not be
+// able to write.
 func (b *bucket) key(name string) *string { return aws.String(b.attempt.Prefix() + name) }
 
 func (b *bucket) name() *string { return aws.String(b.to.Bucket) }
@@ -371,10 +372,14 @@ func (b *bucket) read(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (b *bucket) write(ctx context.Context, name string, body []byte) error {
+	return b.writeTo(ctx, b.key(name), body)
+}
+
+func (b *bucket) writeTo(ctx context.Context, key *string, body []byte) error {
 	sum := crcText(crc64nvme.Checksum(body))
 	_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.PutObjectOutput, error) {
 		in := &s3.PutObjectInput{
-			Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"),
+			Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"),
 			ContentType: aws.String("application/json"), Metadata: b.metadata(),
 			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
 		}

@@ -430,9 +430,7 @@ func (c *checking) stays(ctx context.Context) error {
 // left says what could not be removed.
 func (c *checking) writeOutside(ctx context.Context, key *string) (left []string, err error) {
 	b := c.bucket
-	in := &s3.PutObjectInput{Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"), Metadata: b.metadata()}
-	in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()
-	_, err = send(ctx, b, writing, func(ctx context.Context) (*s3.PutObjectOutput, error) { return b.client.PutObject(ctx, in) })
+	err = b.writeTo(ctx, key, nil)
 	if denied(err) {
 		return nil, err
 	}

@@ -36,16 +36,6 @@ func (c *customer) checker() *Uploader {
 	return u
 }
 
-// step is one step of a check.
-func step(t *testing.T, report contracts.Check, name contracts.CheckName) contracts.CheckStep {
-	t.Helper()
-	i := slices.IndexFunc(report.Steps, func(s contracts.CheckStep) bool { return s.Name == name })
-	if i < 0 {
-		t.Fatalf("no step %s in %v", name, report.Steps)
-	}
-	return report.Steps[i]
-}
-
 // told is a report as a test's failure shows it.
 func told(report contracts.Check) string {
 	var b strings.Builder

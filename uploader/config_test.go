@@ -25,7 +25,13 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
 		}
 	}
+	if (Config{CheckTimeout: -1}).Validate() == nil {
+		t.Error("a check may take less than no time")
+	}
 	c := Config{}.withDefaults()
+	if c.CheckTimeout != 30*time.Second {
+		t.Errorf("who asks for a check waits for %s", c.CheckTimeout)
+	}
 	if memory := c.Buffers * c.PartBytes; memory > 128<<20 {
 		t.Errorf("a delivery takes %d bytes of buffers", memory)
 	}

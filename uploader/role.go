@@ -22,7 +22,7 @@ import (
 // errFenced says that an attempt that is over asked for credentials.
 var errFenced = errors.New("the attempt is over: no more credentials")
 
-// stsTimeout bounds one call of STS.
+// stsTimeout bounds one call of STS, unless a shorter one bounds every request.
 const stsTimeout = 30 * time.Second
 
 // expiryWindow is how long before their end credentials are refreshed, less up to half of it by chance,
