@@ -288,3 +288,25 @@ func TestCheckReadsBackByteForByte(t *testing.T) {
 		}
 	}
 }
+
+// What was written outside of the folder is found and removed though the answer to it failed, in both ways, and to its
+// removal, too.
+func TestWhatIsWrittenOutsideIsRemoved(t *testing.T) {
+	t.Parallel()
+	for name, fault := range bothKinds {
+		for _, op := range []string{"PutObject", "DeleteObject"} {
+			t.Run(op+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				c := newCustomer(t)
+				withPower("s3:PutObject", "/*", "s3:DeleteObject", "/*")(c)
+				fault.Match, fault.Times = outside, 1
+				met := c.inject(op, fault)
+				report := c.checked()
+				c.sound(report)
+				if why := report.Failure(); met.Hits() != 1 || shape(report) != "+++++++++x" || why.Code != contracts.InsecureBucket || strings.Contains(why.What, ";") {
+					t.Errorf("met %d times%s", met.Hits(), told(report))
+				}
+			})
+		}
+	}
+}
