@@ -33,6 +33,8 @@ type cli struct {
 	Setup  setupCmd  `cmd:"" group:"fleet" help:"Create the streams and buckets that the fleet lives on."`
 	Tenant tenantCmd `cmd:"" group:"operator" help:"Keep the registry of tenants: whose data, and which bucket."`
 
+	Policy policyCmd `cmd:"" group:"operator" help:"Print what a customer sets up: policies, CloudFormation, Terraform, AWS CLI."`
+
 	Submit submitCmd `cmd:"" group:"operator" help:"Ask for a snapshot of a tenant."`
 	Status statusCmd `cmd:"" group:"operator" help:"Show how jobs are doing."`
 	Cancel cancelCmd `cmd:"" group:"operator" help:"Stop a job that is not yet past its point of no return."`

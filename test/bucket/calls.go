@@ -12,14 +12,14 @@ import (
 // Call is one request as the server saw it.
 type Call struct {
 	Time    time.Time
-	Service string // "s3" or "sts"
+	Service string // "s3", "sts" or "iam"
 	// Operation is AWS's own name for it: "UploadPart", "AssumeRole". Empty: something unknown.
 	Operation   string
 	Bucket, Key string
 	// Part is the number of the part of an UploadPart; UploadID is of any multipart operation.
 	Part     int
 	UploadID string
-	// Query holds the query of an S3 request, the form of an STS request.
+	// Query holds the query of an S3 request, the form of a request to STS or IAM.
 	Query url.Values
 	// Header is the request's, without Authorization and X-Amz-Security-Token.
 	Header http.Header
@@ -90,6 +90,7 @@ var subresources = []struct{ key, noun string }{
 	{"tagging", "Tagging"},
 	{"lifecycle", "BucketLifecycleConfiguration"},
 	{"encryption", "BucketEncryption"},
+	{"publicAccessBlock", "PublicAccessBlock"},
 	{"cors", "BucketCors"},
 	{"location", "BucketLocation"},
 	{"attributes", "ObjectAttributes"},

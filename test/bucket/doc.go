@@ -1,5 +1,6 @@
 // Package bucket is a strict stand-in for the part of AWS that snapfleet meets: a real S3 server
-// (versitygw on the local disk) and a small STS, both over TLS, both in this process.
+// (versitygw on the local disk), a small STS, and the few calls of IAM that set up a role; all over TLS, all in this
+// process.
 //
 // It exists because a lenient double proves nothing. These rules of AWS are enforced:
 //
@@ -17,8 +18,11 @@
 //   - x-amz-expected-bucket-owner, checksums in headers and trailers, If-None-Match, part sizes.
 //   - Where parts carry checksums, the part numbers of CompleteMultipartUpload are 1, 2, 3 ...
 //
-// It does not know SSE-KMS keys (the header is accepted and dropped), lifecycle rules, permissions
-// boundaries, service control policies or more than one region.
+// What a customer says of a bucket (default encryption, lifecycle rules, public access block) is read as strictly as
+// AWS reads it, kept and told again, and changes nothing.
+//
+// It does not know SSE-KMS keys (the header is accepted and dropped), permissions boundaries, service control policies
+// or more than one region.
 //
 // [Server.Inject] disturbs requests: refused, applied but the reply lost, delayed, held, cut, a bit flipped on its
 // way in or out. [Server.Rot] flips one at rest, and [Server.OpenFront] opens an entrance whose clock is off.

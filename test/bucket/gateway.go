@@ -117,14 +117,20 @@ func (s *Server) carryOutDisturbed(c fiber.Ctx, call Call, i *Injected) error {
 // carryOut lets the gateway answer, within the rules that are only ours.
 func (s *Server) carryOut(c fiber.Ctx, call Call) error {
 	if call.Operation == "CompleteMultipartUpload" && !consecutive(c.Body()) {
-		c.Status(http.StatusBadRequest)
-		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationXML)
-		return c.Send(s3Error("InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number.", c.Path()))
+		return refuseS3(c, http.StatusBadRequest, "InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number.")
+	}
+	if call.Operation == "CreateBucket" && s.region != "us-east-1" && len(c.Body()) == 0 {
+		return refuseS3(c, http.StatusBadRequest, "IllegalLocationConstraintException",
+			"The unspecified location constraint is incompatible for the region specific endpoint this request was sent to.")
 	}
 	if err := c.Next(); err != nil {
 		return err
 	}
 	switch code := c.Response().StatusCode(); {
+	case code == http.StatusOK && call.Operation == "CreateBucket":
+		return s.adopt(c, call)
+	case code == http.StatusNotImplemented:
+		return s.configure(c, call)
 	case call.Operation == "HeadBucket" && (code == http.StatusBadRequest || code == http.StatusForbidden):
 		c.Set("X-Amz-Bucket-Region", s.region) // it has no body to say it in
 	case code == http.StatusNotFound && (call.Operation == "HeadObject" || call.Operation == "GetObject"):
@@ -139,10 +145,15 @@ func (s *Server) hide(c fiber.Ctx, call Call) error {
 	if !known || s.iam.mayList(p, call.Bucket, call.Key) || bytes.Contains(c.Response().Body(), []byte("NoSuchBucket")) {
 		return nil
 	}
+	return refuseS3(c, http.StatusForbidden, "AccessDenied", "Access Denied")
+}
+
+// refuseS3 answers with an error, in place of what was answered so far.
+func refuseS3(c fiber.Ctx, status int, code, message string) error {
 	c.Response().Reset()
-	c.Status(http.StatusForbidden)
+	c.Status(status)
 	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationXML)
-	return c.Send(s3Error("AccessDenied", "Access Denied", c.Path()))
+	return c.Send(s3Error(code, message, c.Path()))
 }
 
 // consecutive checks the rule that AWS has for parts with checksums: numbered 1, 2, 3 ... A body that is

@@ -35,6 +35,8 @@ type Role struct {
 	Policy string // what its sessions may do. Empty: nothing.
 	// MaxSession is the longest session, 1 h to 12 h. 0: 1 h, as at AWS.
 	MaxSession time.Duration
+
+	policyName string // of Policy, where IAM was told one
 }
 
 // session is what AssumeRole hands out.

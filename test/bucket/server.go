@@ -42,16 +42,18 @@ type Config struct {
 	Versioning bool
 }
 
-// Server is a running S3 and STS.
+// Server is a running S3, STS and IAM.
 type Server struct {
 	dir      string
 	region   string
 	endpoint string
 	sts      *door
+	roles    *door // IAM
 	id       *identity
 	iam      *registry
 	backend  backend.Backend
 	journal  journal
+	settings settings
 	faults   faults
 	client   *http.Client
 
@@ -70,7 +72,7 @@ var running atomic.Bool
 // ErrRunning is returned by [Start] while another server of this process is running.
 var ErrRunning = errors.New("bucket: a server is running in this process already, and the gateway beneath allows one at a time: share it, or Close it first")
 
-// Start starts a server on two free ports of 127.0.0.1. It runs until [Server.Close], or until ctx ends.
+// Start starts a server on three free ports of 127.0.0.1. It runs until [Server.Close], or until ctx ends.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("bucket: Config.Dir is required")
@@ -112,6 +114,7 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	ctx, s.stop = context.WithCancelCause(ctx)
 	if err := s.startGateway(ctx, dir, cfg.Versioning); err != nil {
 		s.sts.close()
+		s.roles.close()
 		s.stop(err)
 		return nil, err
 	}
@@ -128,7 +131,12 @@ func (s *Server) transport() *http.Transport {
 }
 
 func (s *Server) startSTS() (err error) {
-	s.sts, err = s.open(s.serveSTS(time.Now))
+	if s.sts, err = s.open(s.serveSTS(time.Now)); err != nil {
+		return err
+	}
+	if s.roles, err = s.open(s.serveIAM(time.Now)); err != nil {
+		s.sts.close()
+	}
 	return err
 }
 
@@ -227,13 +235,14 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// Close lets go of every held call, stops both servers and waits for them. Objects stay in Config.Dir.
+// Close lets go of every held call, stops the servers and waits for them. Objects stay in Config.Dir.
 func (s *Server) Close() error {
 	s.closing.Do(func() {
 		s.faults.clear()
 		s.client.CloseIdleConnections()
 		s.stop(errors.New("bucket: closed"))
 		s.sts.close()
+		s.roles.close()
 		if err := <-s.gateway; err != nil {
 			s.closed = fmt.Errorf("bucket: stop the gateway: %w", err)
 		}
@@ -258,6 +267,9 @@ func (s *Server) Endpoint() string { return s.endpoint }
 // STSEndpoint is where STS is, https://127.0.0.1:port.
 func (s *Server) STSEndpoint() string { return s.sts.url }
 
+// IAMEndpoint is where IAM is, https://127.0.0.1:port: as much of it as a customer needs who sets up a role.
+func (s *Server) IAMEndpoint() string { return s.roles.url }
+
 // Region is the one region there is.
 func (s *Server) Region() string { return s.region }
 
@@ -276,6 +288,7 @@ func (s *Server) Environ(u User) []string {
 	return []string{
 		"AWS_ENDPOINT_URL_S3=" + s.endpoint,
 		"AWS_ENDPOINT_URL_STS=" + s.sts.url,
+		"AWS_ENDPOINT_URL_IAM=" + s.roles.url,
 		"AWS_CA_BUNDLE=" + s.id.caFile,
 		"AWS_REGION=" + s.region,
 		"AWS_ACCESS_KEY_ID=" + u.AccessKey,

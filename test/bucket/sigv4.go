@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// authenticate verifies Signature Version 4 of an STS request, as the S3 gateway does on its side.
-func (r *registry) authenticate(q *http.Request, body []byte, region string, now time.Time) (principal, error) {
+// authenticate verifies Signature Version 4 of a request to STS or IAM, as the S3 gateway does on its side.
+func (r *registry) authenticate(q *http.Request, body []byte, service, region string, now time.Time) (principal, error) {
 	fields := authorization(q.Header.Get("Authorization"))
 	scope := strings.Split(fields["Credential"], "/")
 	if len(scope) != 5 {
 		return principal{}, stsError{"MissingAuthenticationToken", "Request is missing Authentication Token", http.StatusForbidden}
 	}
 	access, date := scope[0], scope[1]
-	if scope[2] != region || scope[3] != "sts" || scope[4] != "aws4_request" {
+	if scope[2] != region || scope[3] != service || scope[4] != "aws4_request" {
 		return principal{}, stsError{"SignatureDoesNotMatch", "Credential should be scoped to a valid region and service, not '" + scope[2] + "/" + scope[3] + "'.", http.StatusForbidden}
 	}
 	at, err := time.Parse(amzDate, q.Header.Get("X-Amz-Date"))
@@ -42,7 +42,7 @@ func (r *registry) authenticate(q *http.Request, body []byte, region string, now
 		return principal{}, stsError{"IncompleteSignature", "host and x-amz-date must be signed headers", http.StatusBadRequest}
 	}
 	toSign := strings.Join([]string{"AWS4-HMAC-SHA256", q.Header.Get("X-Amz-Date"), strings.Join(scope[1:], "/"), canonical(q, body, signed)}, "\n")
-	want := hex.EncodeToString(mac(signingKey(secret, date, region, "sts"), toSign))
+	want := hex.EncodeToString(mac(signingKey(secret, date, region, service), toSign))
 	if !hmac.Equal([]byte(want), []byte(fields["Signature"])) {
 		return principal{}, stsError{"SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method.", http.StatusForbidden}
 	}

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -25,16 +27,28 @@ type stsError struct {
 
 func (e stsError) Error() string { return e.code + ": " + e.message }
 
+// queryAPI is a service of AWS that takes its calls as forms.
+type queryAPI struct {
+	name, region string // as signatures name them
+	namespace    string
+	version      string
+	answer       func(p principal, form url.Values, now time.Time) (any, error)
+}
+
 // serveSTS answers STS, AssumeRole and GetCallerIdentity, at the time that clock tells.
 func (s *Server) serveSTS(clock func() time.Time) http.HandlerFunc {
+	return s.serveQuery(queryAPI{"sts", s.region, stsNamespace, "2011-06-15", s.answerSTS}, clock)
+}
+
+func (s *Server) serveQuery(api queryAPI, clock func() time.Time) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		now := clock()
 		w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
-		s.respondSTS(w, q, now)
+		s.respondQuery(api, w, q, now)
 	}
 }
 
-func (s *Server) respondSTS(w http.ResponseWriter, q *http.Request, now time.Time) {
+func (s *Server) respondQuery(api queryAPI, w http.ResponseWriter, q *http.Request, now time.Time) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, q.Body, 1<<20))
 	if err != nil {
 		http.Error(w, "body too large", http.StatusRequestEntityTooLarge)
@@ -42,18 +56,18 @@ func (s *Server) respondSTS(w http.ResponseWriter, q *http.Request, now time.Tim
 	}
 	form, _ := url.ParseQuery(string(body)) // a broken form has no Action, and is refused for that
 	call := Call{
-		Time: time.Now(), Service: "sts", Operation: form.Get("Action"), Query: form,
+		Time: time.Now(), Service: api.name, Operation: form.Get("Action"), Query: form,
 		Header: visible(q.Header.Clone()), Bytes: q.ContentLength,
 	}
 	if p, ok := s.iam.principal(accessKey(q.Header.Get("Authorization"), "")); ok {
 		call.Principal, call.SessionPolicy, call.Policy = p.arn, p.sessionPolicy != "", p.sessionPolicy
 	}
 	answer := func() (int, []byte) {
-		p, err := s.iam.authenticate(q, body, s.region, now)
+		p, err := s.iam.authenticate(q, body, api.name, api.region, now)
 		if err != nil {
-			return stsRefusal(err)
+			return queryRefusal(api, err)
 		}
-		return s.answerSTS(p, form, now)
+		return answerQuery(api, p, form, now)
 	}
 	fault := s.faults.take(call)
 	call.Faulted = fault != nil
@@ -75,7 +89,7 @@ func (s *Server) respondSTS(w http.ResponseWriter, q *http.Request, now time.Tim
 		r := fault.fault.Reply
 		status, reply = r.Status, nil
 		if !r.Lost {
-			status, reply = stsRefusal(stsError{r.Code, r.message(), r.Status})
+			status, reply = queryRefusal(api, stsError{r.Code, r.message(), r.Status})
 			for k, v := range r.Header {
 				w.Header().Set(k, v)
 			}
@@ -92,25 +106,51 @@ func (s *Server) respondSTS(w http.ResponseWriter, q *http.Request, now time.Tim
 	w.Write(reply) // the client is gone: nobody to tell
 }
 
-func (s *Server) answerSTS(p principal, form url.Values, now time.Time) (int, []byte) {
-	var result any
-	var err error
-	switch action := form.Get("Action"); action {
-	case "AssumeRole":
-		result, err = s.iam.assumeRole(p, form, now)
-	case "GetCallerIdentity":
-		result = callerIdentity{UserID: "AIDA" + account(p.arn), Account: account(p.arn), ARN: p.arn, RequestID: requestID}
-	default:
-		err = stsError{"InvalidAction", fmt.Sprintf("Could not find operation %s for version 2011-06-15", action), http.StatusBadRequest}
+func answerQuery(api queryAPI, p principal, form url.Values, now time.Time) (int, []byte) {
+	if form.Get("Version") != api.version {
+		return queryRefusal(api, unknownAction(form))
 	}
+	result, err := api.answer(p, form, now)
 	if err != nil {
-		return stsRefusal(err)
+		return queryRefusal(api, err)
 	}
 	reply, err := xml.Marshal(result)
 	if err != nil {
-		return stsRefusal(err)
+		return queryRefusal(api, err)
 	}
 	return http.StatusOK, reply
+}
+
+func unknownAction(form url.Values) error {
+	return stsError{"InvalidAction", fmt.Sprintf("Could not find operation %s for version %s", form.Get("Action"), form.Get("Version")), http.StatusBadRequest}
+}
+
+// only refuses a form with other fields than these, or with one of them twice.
+func only(form url.Values, fields ...string) error {
+	for field, values := range form {
+		if len(values) > 1 || field != "Action" && field != "Version" && !slices.Contains(fields, field) {
+			return invalid(field, strings.Join(values, ", "), "be a parameter of "+form.Get("Action")+", once")
+		}
+	}
+	return nil
+}
+
+func (s *Server) answerSTS(p principal, form url.Values, now time.Time) (any, error) {
+	switch form.Get("Action") {
+	case "AssumeRole":
+		return s.iam.assumeRole(p, form, now)
+	case "GetCallerIdentity": // needs no right
+		if err := only(form); err != nil {
+			return nil, err
+		}
+		id := "AIDA" + account(p.arn)
+		if p.role != "" {
+			id = "AROA" + account(p.arn) + p.arn[strings.LastIndex(p.arn, "/"):]
+			id = strings.Replace(id, "/", ":", 1)
+		}
+		return callerIdentity{UserID: id, Account: account(p.arn), ARN: p.arn, RequestID: requestID}, nil
+	}
+	return nil, unknownAction(form)
 }
 
 const requestID = "00000000-0000-0000-0000-000000000000"
@@ -197,7 +237,7 @@ func (r *registry) assumeRole(caller principal, form url.Values, now time.Time) 
 	}, nil
 }
 
-func stsRefusal(err error) (int, []byte) {
+func queryRefusal(api queryAPI, err error) (int, []byte) {
 	var e stsError
 	if !errors.As(err, &e) {
 		e = stsError{"InternalFailure", err.Error(), http.StatusInternalServerError}
@@ -210,7 +250,7 @@ func stsRefusal(err error) (int, []byte) {
 		Message   string   `xml:"Error>Message"`
 		RequestID string   `xml:"RequestId"`
 	}
-	b := body{Namespace: stsNamespace, Type: "Sender", Code: e.code, Message: e.message, RequestID: requestID}
+	b := body{Namespace: api.namespace, Type: "Sender", Code: e.code, Message: e.message, RequestID: requestID}
 	if e.status >= 500 {
 		b.Type = "Receiver"
 	}
