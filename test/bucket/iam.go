@@ -35,8 +35,8 @@ type Role struct {
 	Policy string // what its sessions may do. Empty: nothing.
 	// MaxSession is the longest session, 1 h to 12 h. 0: 1 h, as at AWS.
 	MaxSession time.Duration
-
-	policyName string // of Policy, where IAM was told one
+	// PolicyName is what PutRolePolicy called Policy. Empty: nobody called it anything.
+	PolicyName string
 }
 
 // session is what AssumeRole hands out.
@@ -120,12 +120,17 @@ func (s *Server) SetRole(r Role) error {
 	return nil
 }
 
+// Role is a role as it is now.
+func (s *Server) Role(arn string) (r Role, exists bool) {
+	s.iam.mu.RLock()
+	defer s.iam.mu.RUnlock()
+	r, exists = s.iam.roles[arn]
+	return r, exists
+}
+
 // AddRole adds a role that must not exist yet.
 func (s *Server) AddRole(r Role) error {
-	s.iam.mu.RLock()
-	_, exists := s.iam.roles[r.ARN]
-	s.iam.mu.RUnlock()
-	if exists {
+	if _, exists := s.Role(r.ARN); exists {
 		return fmt.Errorf("bucket: role %s exists", r.ARN)
 	}
 	return s.SetRole(r)

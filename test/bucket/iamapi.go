@@ -154,7 +154,7 @@ func (s *Server) putRolePolicy(c roleCall) (any, error) {
 	switch {
 	case !iamName.MatchString(name):
 		return nil, invalid("policyName", name, `satisfy regular expression pattern: [\w+=,.@-]{1,128}`)
-	case c.role.policyName != "" && c.role.policyName != name, c.role.policyName == "" && c.role.Policy != "":
+	case c.role.PolicyName != "" && c.role.PolicyName != name, c.role.PolicyName == "" && c.role.Policy != "":
 		return nil, stsError{"LimitExceeded", "This double keeps one inline policy for each role.", http.StatusConflict}
 	case len(strings.Join(strings.Fields(doc), "")) > maxRolePolicies:
 		return nil, stsError{"LimitExceeded", fmt.Sprintf("Maximum policy size of %d bytes exceeded for role", maxRolePolicies), http.StatusConflict}
@@ -162,7 +162,7 @@ func (s *Server) putRolePolicy(c roleCall) (any, error) {
 	if err := policy.Validate("policyDocument", doc); err != nil {
 		return nil, malformed(err)
 	}
-	c.role.policyName, c.role.Policy = name, doc
+	c.role.PolicyName, c.role.Policy = name, doc
 	if err := s.SetRole(c.role); err != nil {
 		return nil, malformed(err)
 	}
