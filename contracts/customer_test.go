@@ -11,13 +11,18 @@ import (
 	"testing"
 
 	"github.com/snapfleet/snapfleet/contracts"
+	templates "github.com/snapfleet/snapfleet/deploy/customer"
 )
 
-var update = flag.Bool("update", false, "write the generated part of the customer's page")
+var update = flag.Bool("update", false, "write the generated parts of the customer's page")
 
 const customerPage = "../deploy/customer/README.md"
 
-// TestCustomerPage compares the customer's troubleshooting table with the advice that rejections give.
+// policyBlock is a policy on the customer's page: its name, and the text.
+var policyBlock = regexp.MustCompile("(?s)<!-- policy: ([a-z]+) -->\n```json\n(.*?)```")
+
+// TestCustomerPage compares the customer's troubleshooting table with the advice that rejections give, and the policies
+// with what `snapfleet policy` prints for the customer of the page.
 func TestCustomerPage(t *testing.T) {
 	const begin, end = "<!-- troubleshooting:begin -->\n", "<!-- troubleshooting:end -->\n"
 	data, err := os.ReadFile(customerPage)
@@ -29,7 +34,7 @@ func TestCustomerPage(t *testing.T) {
 	if !ok || !closed {
 		t.Fatalf("%s has no markers %s%s", customerPage, begin, end)
 	}
-	want := before + begin + troubleshooting() + end + after
+	want := policies(t, before) + begin + troubleshooting() + end + policies(t, after)
 	if *update {
 		if err := os.WriteFile(customerPage, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -39,6 +44,29 @@ func TestCustomerPage(t *testing.T) {
 	if want != string(data) {
 		t.Errorf("%s is not what the codes say; make generate writes it", customerPage)
 	}
+}
+
+// policies is the page with every policy as the templates have it.
+func policies(t *testing.T, page string) string {
+	t.Helper()
+	return policyBlock.ReplaceAllStringFunc(page, func(block string) string {
+		document := templates.Document(policyBlock.FindStringSubmatch(block)[1])
+		v := templates.Values{
+			Tenant: "acme", Account: "111111111111", ExternalIDs: []string{"YOUR-EXTERNAL-ID-FROM-US"},
+			Bucket: "acme-snapshots", Region: "us-west-2", CustomerAccount: "222222222222",
+		}
+		switch document {
+		case templates.Key, templates.KeyPermission:
+			v.KMSKeyARN = "arn:aws:kms:us-west-2:222222222222:key/YOUR-KEY-ID"
+		case "rotation":
+			document, v.ExternalIDs = templates.Trust, []string{"YOUR-EXTERNAL-ID-FROM-US", "YOUR-NEXT-EXTERNAL-ID-FROM-US"}
+		}
+		text, err := document.Render(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return block[:strings.Index(block, "{")] + text + "```"
+	})
 }
 
 func troubleshooting() string {
@@ -68,10 +96,10 @@ func TestCustomerPolicies(t *testing.T) {
 		Principal struct{ AWS string }
 		Action    any
 		Resource  string
-		Condition map[string]map[string]string
+		Condition map[string]map[string]any
 	}
 	statements := map[string][]statement{}
-	for _, m := range regexp.MustCompile("(?s)<!-- policy: ([a-z]+) -->\n```json\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+	for _, m := range policyBlock.FindAllStringSubmatch(string(page), -1) {
 		var p struct {
 			Version   string
 			Statement []statement
@@ -89,7 +117,8 @@ func TestCustomerPolicies(t *testing.T) {
 		statements[m[1]] = p.Statement
 	}
 	for name, want := range map[string][]string{
-		"trust": {"sts:AssumeRole"},
+		"trust":    {"sts:AssumeRole"},
+		"rotation": {"sts:AssumeRole"},
 		"permissions": {
 			"s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads",
 			"s3:ListMultipartUploadParts", "s3:PutObject",
@@ -115,8 +144,8 @@ func TestCustomerPolicies(t *testing.T) {
 			t.Errorf("policy %s allows %q, want %q", name, got, want)
 		}
 	}
-	for _, s := range statements["trust"] {
-		if s.Condition["StringEquals"]["sts:ExternalId"] == "" || !strings.HasPrefix(s.Principal.AWS, "arn:aws:iam::") {
+	for _, s := range slices.Concat(statements["trust"], statements["rotation"]) {
+		if s.Condition["StringEquals"]["sts:ExternalId"] == nil || !strings.HasPrefix(s.Principal.AWS, "arn:aws:iam::") {
 			t.Errorf("the trust policy lets in %q with %v", s.Principal.AWS, s.Condition)
 		}
 	}

@@ -33,15 +33,15 @@ const (
 	AWSCLI         Document = "aws-cli"
 )
 
-// kms is the statement that a key adds to Permissions.
-const kms Document = "kms"
+// KeyPermission is the statement that a key adds to Permissions, for a role that is there already.
+const KeyPermission Document = "kms"
 
-// Documents are all, in the order in which a person reads them.
+// Documents are all that stand for themselves, in the order in which a person reads them.
 var Documents = []Document{Trust, Permissions, Key, CloudFormation, Terraform, AWSCLI}
 
 // files are what documents are called where they are kept.
 var files = map[Document]string{
-	Trust: "trust.json", Permissions: "permissions.json", Key: "key.json", kms: "kms.json",
+	Trust: "trust.json", Permissions: "permissions.json", Key: "key.json", KeyPermission: "kms.json",
 	CloudFormation: "cloudformation.yaml", Terraform: "main.tf", AWSCLI: "aws-cli.sh",
 }
 
@@ -101,7 +101,7 @@ func (d Document) Needs(v Values) (missing []string) {
 	if d == Key {
 		need("CustomerAccount", v.CustomerAccount != "")
 	}
-	if d == Key || d == kms {
+	if d == Key || d == KeyPermission {
 		need("KMSKeyARN", v.KMSKeyARN != "")
 	}
 	return missing

@@ -15,9 +15,10 @@ import (
 
 const iamNamespace = "https://iam.amazonaws.com/doc/2010-05-08/"
 
-// serveIAM answers the calls by which a customer sets up a role. IAM is one for all regions, and signed as us-east-1.
+// serveIAM answers the calls by which a customer sets up a role. IAM is one for all regions, and signed as us-east-1; but
+// the aws command, told of another endpoint than AWS's, signs by its own region.
 func (s *Server) serveIAM(clock func() time.Time) http.HandlerFunc {
-	return s.serveQuery(queryAPI{"iam", "us-east-1", iamNamespace, "2010-05-08", s.answerIAM}, clock)
+	return s.serveQuery(queryAPI{"iam", []string{"us-east-1", s.region}, iamNamespace, "2010-05-08", s.answerIAM}, clock)
 }
 
 // roleCalls are the calls there are, with the fields that each takes.

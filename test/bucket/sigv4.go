@@ -13,14 +13,14 @@ import (
 )
 
 // authenticate verifies Signature Version 4 of a request to STS or IAM, as the S3 gateway does on its side.
-func (r *registry) authenticate(q *http.Request, body []byte, service, region string, now time.Time) (principal, error) {
+func (r *registry) authenticate(q *http.Request, body []byte, api queryAPI, now time.Time) (principal, error) {
 	fields := authorization(q.Header.Get("Authorization"))
 	scope := strings.Split(fields["Credential"], "/")
 	if len(scope) != 5 {
 		return principal{}, stsError{"MissingAuthenticationToken", "Request is missing Authentication Token", http.StatusForbidden}
 	}
-	access, date := scope[0], scope[1]
-	if scope[2] != region || scope[3] != service || scope[4] != "aws4_request" {
+	access, date, region := scope[0], scope[1], scope[2]
+	if !slices.Contains(api.regions, region) || scope[3] != api.name || scope[4] != "aws4_request" {
 		return principal{}, stsError{"SignatureDoesNotMatch", "Credential should be scoped to a valid region and service, not '" + scope[2] + "/" + scope[3] + "'.", http.StatusForbidden}
 	}
 	at, err := time.Parse(amzDate, q.Header.Get("X-Amz-Date"))
@@ -42,7 +42,7 @@ func (r *registry) authenticate(q *http.Request, body []byte, service, region st
 		return principal{}, stsError{"IncompleteSignature", "host and x-amz-date must be signed headers", http.StatusBadRequest}
 	}
 	toSign := strings.Join([]string{"AWS4-HMAC-SHA256", q.Header.Get("X-Amz-Date"), strings.Join(scope[1:], "/"), canonical(q, body, signed)}, "\n")
-	want := hex.EncodeToString(mac(signingKey(secret, date, region, service), toSign))
+	want := hex.EncodeToString(mac(signingKey(secret, date, region, api.name), toSign))
 	if !hmac.Equal([]byte(want), []byte(fields["Signature"])) {
 		return principal{}, stsError{"SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method.", http.StatusForbidden}
 	}

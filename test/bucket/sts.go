@@ -29,15 +29,16 @@ func (e stsError) Error() string { return e.code + ": " + e.message }
 
 // queryAPI is a service of AWS that takes its calls as forms.
 type queryAPI struct {
-	name, region string // as signatures name them
-	namespace    string
-	version      string
-	answer       func(p principal, form url.Values, now time.Time) (any, error)
+	name      string   // as signatures name it
+	regions   []string // that a signature may name
+	namespace string
+	version   string
+	answer    func(p principal, form url.Values, now time.Time) (any, error)
 }
 
 // serveSTS answers STS, AssumeRole and GetCallerIdentity, at the time that clock tells.
 func (s *Server) serveSTS(clock func() time.Time) http.HandlerFunc {
-	return s.serveQuery(queryAPI{"sts", s.region, stsNamespace, "2011-06-15", s.answerSTS}, clock)
+	return s.serveQuery(queryAPI{"sts", []string{s.region}, stsNamespace, "2011-06-15", s.answerSTS}, clock)
 }
 
 func (s *Server) serveQuery(api queryAPI, clock func() time.Time) http.HandlerFunc {
@@ -63,7 +64,7 @@ func (s *Server) respondQuery(api queryAPI, w http.ResponseWriter, q *http.Reque
 		call.Principal, call.SessionPolicy, call.Policy = p.arn, p.sessionPolicy != "", p.sessionPolicy
 	}
 	answer := func() (int, []byte) {
-		p, err := s.iam.authenticate(q, body, api.name, api.region, now)
+		p, err := s.iam.authenticate(q, body, api, now)
 		if err != nil {
 			return queryRefusal(api, err)
 		}

@@ -9,7 +9,7 @@ if [ "$account" != 222222222222 ]; then
   echo "these credentials are of account $account, not of 222222222222" >&2
   exit 1
 fi
-if aws s3api head-bucket --bucket acme-snapshots --region us-west-2 2>/dev/null; then
+if aws s3api head-bucket --bucket acme-snapshots --region us-west-2 >/dev/null 2>&1; then
   echo "bucket acme-snapshots exists: nothing was done" >&2
   exit 1
 fi
