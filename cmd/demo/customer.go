@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	templates "github.com/snapfleet/snapfleet/deploy/customer"
 	"github.com/snapfleet/snapfleet/test/bucket"
 	"github.com/snapfleet/snapfleet/test/world/factory"
 )
@@ -17,42 +18,6 @@ const (
 	customersBucket  = "acme-snapshots"
 	customersRole    = "arn:aws:iam::" + customersAccount + ":role/snapfleet-delivery"
 )
-
-// trustPolicy and permissionPolicy are what deploy/customer/README.md tells customers to write, word for
-// word: a test compares them.
-const trustPolicy = `{
-  "Version": "2012-10-17",
-  "Statement": [
-    {
-      "Effect": "Allow",
-      "Principal": { "AWS": "arn:aws:iam::111111111111:root" },
-      "Action": "sts:AssumeRole",
-      "Condition": { "StringEquals": { "sts:ExternalId": "YOUR-EXTERNAL-ID" } }
-    }
-  ]
-}`
-
-const permissionPolicy = `{
-  "Version": "2012-10-17",
-  "Statement": [
-    {
-      "Effect": "Allow",
-      "Action": ["s3:ListBucket", "s3:ListBucketMultipartUploads"],
-      "Resource": "arn:aws:s3:::acme-snapshots"
-    },
-    {
-      "Effect": "Allow",
-      "Action": [
-        "s3:PutObject",
-        "s3:GetObject",
-        "s3:DeleteObject",
-        "s3:AbortMultipartUpload",
-        "s3:ListMultipartUploadParts"
-      ],
-      "Resource": "arn:aws:s3:::acme-snapshots/*"
-    }
-  ]
-}`
 
 // worker is who the fleet is: it may assume customers' roles and read our own files, and nothing else.
 func worker() bucket.User {
@@ -74,9 +39,18 @@ func reader() bucket.User {
 	}
 }
 
-// customerRole is the role as the customer makes it, once they have our external ID.
-func customerRole(externalID string) bucket.Role {
-	return bucket.Role{ARN: customersRole, Trust: strings.ReplaceAll(trustPolicy, "YOUR-EXTERNAL-ID", externalID), Policy: permissionPolicy}
+// customerRole is the role as the customer makes it, once they have our external ID: with what "snapfleet policy" prints.
+func customerRole(externalID string) (role bucket.Role, err error) {
+	v := templates.Values{
+		Tenant: "acme", Account: ourAccount, ExternalIDs: []string{externalID},
+		Bucket: customersBucket, Region: region, CustomerAccount: customersAccount,
+	}
+	role.ARN = customersRole
+	if role.Trust, err = templates.Trust.Render(v); err != nil {
+		return role, err
+	}
+	role.Policy, err = templates.Permissions.Render(v)
+	return role, err
 }
 
 // shellQuote is a word as a shell reads it.

@@ -264,7 +264,11 @@ func (d *demo) register(ctx context.Context) error {
 		if err := json.Unmarshal(out, &tenant); err != nil {
 			return fmt.Errorf("read what tenant set printed: %w", err)
 		}
-		if err := d.store.SetRole(customerRole(tenant.Destination.ExternalID)); err != nil {
+		role, err := customerRole(tenant.Destination.ExternalID)
+		if err != nil {
+			return err
+		}
+		if err := d.store.SetRole(role); err != nil {
 			return err
 		}
 		fmt.Fprintf(d.w, "The customer makes the role. Its trust policy demands our external ID of %d characters.\n", len(tenant.Destination.ExternalID))

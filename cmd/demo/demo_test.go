@@ -301,7 +301,11 @@ func TestPolicies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, ours := range map[string]string{"trust": trustPolicy, "permissions": permissionPolicy} {
+	role, err := customerRole("YOUR-EXTERNAL-ID-FROM-US")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, ours := range map[string]string{"trust": role.Trust, "permissions": role.Policy} {
 		block := regexp.MustCompile("(?s)<!-- policy: " + name + " -->\\s*```json\n(.*?)```").FindSubmatch(page)
 		if block == nil {
 			t.Fatalf("the page has no block %q", name)

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -218,6 +219,15 @@ func checkEncryption(body []byte) error {
 	return fmt.Errorf("SSEAlgorithm %q with key %q", by.Algorithm, by.Key)
 }
 
+// waiting is an action of a lifecycle rule, and when it is taken. The actions that move objects elsewhere this double
+// does not know.
+type waiting struct {
+	Days       *int      // of Expiration
+	Noncurrent *int      `xml:"NoncurrentDays"`      // of NoncurrentVersionExpiration
+	After      *int      `xml:"DaysAfterInitiation"` // of AbortIncompleteMultipartUpload
+	Other      []unknown `xml:",any"`
+}
+
 func checkLifecycle(body []byte) error {
 	var doc struct {
 		XMLName xml.Name `xml:"LifecycleConfiguration"`
@@ -228,11 +238,10 @@ func checkLifecycle(body []byte) error {
 				Prefix *string
 				Other  []unknown `xml:",any"`
 			}
-			Abort *struct {
-				Days  int       `xml:"DaysAfterInitiation"`
-				Other []unknown `xml:",any"`
-			} `xml:"AbortIncompleteMultipartUpload"`
-			Other []unknown `xml:",any"`
+			Expiration *waiting
+			Noncurrent *waiting  `xml:"NoncurrentVersionExpiration"`
+			Abort      *waiting  `xml:"AbortIncompleteMultipartUpload"`
+			Other      []unknown `xml:",any"`
 		}
 		Other []unknown `xml:",any"`
 	}
@@ -251,15 +260,31 @@ func checkLifecycle(body []byte) error {
 			return fmt.Errorf("rule %q: status %q", r.ID, r.Status)
 		case r.Filter == nil:
 			return fmt.Errorf("rule %q has no filter", r.ID)
-		case r.Abort == nil || r.Abort.Days < 1: // the only action that this double knows
+		case r.Expiration == nil && r.Noncurrent == nil && r.Abort == nil:
 			return fmt.Errorf("rule %q does nothing", r.ID)
 		}
-		if err := refuseUnknown(doc.Other, r.Other, r.Filter.Other, r.Abort.Other); err != nil {
+		if err := refuseUnknown(doc.Other, r.Other, r.Filter.Other); err != nil {
 			return err
+		}
+		if err := errors.Join(r.Expiration.check("Days"), r.Noncurrent.check("NoncurrentDays"), r.Abort.check("DaysAfterInitiation")); err != nil {
+			return fmt.Errorf("rule %q: %w", r.ID, err)
 		}
 		seen[r.ID] = true
 	}
 	return nil
+}
+
+// check wants the one number, a day or more, that belongs to the action.
+func (w *waiting) check(name string) error {
+	if w == nil {
+		return nil
+	}
+	for field, days := range map[string]*int{"Days": w.Days, "NoncurrentDays": w.Noncurrent, "DaysAfterInitiation": w.After} {
+		if (field == name) != (days != nil) || days != nil && *days < 1 {
+			return fmt.Errorf("%s must be there alone, and one or more", name)
+		}
+	}
+	return refuseUnknown(w.Other)
 }
 
 func checkPublicAccess(body []byte) error {
