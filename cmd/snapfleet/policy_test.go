@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,21 +112,45 @@ func (o *onboarding) grant(trust, permissions string) {
 	}
 }
 
-// delivers submits a job to a real worker, and proves what arrives.
+// work starts a real worker. stop is to be deferred: the test's context ends before its cleanups.
+func (o *onboarding) work() (stop func()) {
+	o.t.Helper()
+	o.env = append(o.env, source(o.t, "cmd_policy_"+strings.ToLower(rand.Text()[:8]), tenant)...)
+	worker, _ := startWorker(o.t, append(o.env, o.cloud.Environ(o.us)...), "--allow-endpoint="+o.cloud.Endpoint(), "--log-format=json", "--listen=127.0.0.1:0")
+	return func() {
+		if err := errors.Join(worker.Process.Signal(os.Interrupt), worker.Wait()); err != nil {
+			o.t.Error(err)
+		}
+	}
+}
+
+// delivers submits a job, and proves what arrives.
 func (o *onboarding) delivers(job string) {
 	o.t.Helper()
-	t := o.t
-	database := "cmd_policy_" + strings.ReplaceAll(job, "-", "_")
-	env := slices.Concat(source(t, database, tenant), o.env)
-	worker, _ := startWorker(t, append(env, o.cloud.Environ(o.us)...), "--allow-endpoint="+o.cloud.Endpoint(), "--log-format=json", "--listen=127.0.0.1:0")
-	snapfleet(t, env, "submit", "acme", "--job="+job, "--wait", "--only=tables").want(t, exitOK, "delivered: 2 tables, 5,000 rows")
-	snapfleet(t, o.cloud.Environ(o.them), "verify", "s3://"+o.name+"/acme/"+job+"/").want(t, exitOK, "proven: 2 tables, 5,000 rows")
-	if err := worker.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
+	snapfleet(o.t, o.env, "submit", "acme", "--job="+job, "--wait", "--only=tables").want(o.t, exitOK, "delivered: 2 tables, 5,000 rows")
+	snapfleet(o.t, o.cloud.Environ(o.them), "verify", "s3://"+o.name+"/acme/"+job+"/").want(o.t, exitOK, "proven: 2 tables, 5,000 rows")
+}
+
+// check tries the destination as a worker does, and says which steps failed.
+func (o *onboarding) check(record contracts.Tenant) (failed []contracts.CheckName) {
+	o.t.Helper()
+	check := o.uploader().Check(o.t.Context(), record)
+	if len(check.Steps) != len(contracts.CheckNames) {
+		o.t.Fatalf("the check is %+v", check)
 	}
-	if err := worker.Wait(); err != nil {
-		t.Error(err)
+	for _, s := range check.Steps {
+		if s.Result == contracts.CheckFailed {
+			failed = append(failed, s.Name)
+		}
 	}
+	return failed
+}
+
+// uploader is a worker's.
+func (o *onboarding) uploader() *uploader.Uploader {
+	return uploader.New(o.cloud.AWSConfig(o.us), uploader.Config{
+		AllowEndpoints: []string{o.cloud.Endpoint()}, RetryFirst: time.Millisecond, RetryMost: 20 * time.Millisecond, RetryFor: 20 * time.Second,
+	})
 }
 
 // reached is how far a delivery came.
@@ -159,9 +184,7 @@ func (o *onboarding) deliver(record contracts.Tenant, leftover bool) (reached, e
 			o.t.Fatal(err)
 		}
 	}
-	u := uploader.New(o.cloud.AWSConfig(o.us), uploader.Config{
-		AllowEndpoints: []string{o.cloud.Endpoint()}, RetryFirst: time.Millisecond, RetryMost: 20 * time.Millisecond, RetryFor: 20 * time.Second,
-	})
+	u := o.uploader()
 	d, err := u.Begin(o.t.Context(), a, &notes{Journal: silent{}, attempt: a.ID})
 	if err != nil {
 		return beginning, err
@@ -256,20 +279,25 @@ func TestPolicyIsAllThatADeliveryNeeds(t *testing.T) {
 	o := board(t, "us-west-2")
 	trust, permissions := o.print("--as=trust"), o.print("--as=permissions")
 	o.open(trust, permissions)
+	defer o.work()()
 	o.delivers("printed")
 	acme := record(t, o.env, "acme")
+	if failed := o.check(acme); len(failed) > 0 {
+		t.Fatalf("as printed, %q fail", failed)
+	}
 
 	needed := map[string]struct {
 		stage reached
 		code  contracts.Code
+		check contracts.CheckName // the first step that fails
 	}{
-		"s3:ListBucket":                 {beginning, contracts.BucketDenied},
-		"s3:ListBucketMultipartUploads": {beginning, contracts.BucketDenied},
-		"s3:PutObject":                  {beginning, contracts.WriteDenied},
-		"s3:GetObject":                  {beginning, contracts.WriteDenied},
-		"s3:AbortMultipartUpload":       {beginning, contracts.WriteDenied},
-		"s3:ListMultipartUploadParts":   {beginning, contracts.WriteDenied},
-		"s3:DeleteObject":               {committing, contracts.WriteDenied}, // only to clean up
+		"s3:ListBucket":                 {beginning, contracts.BucketDenied, contracts.CheckBucket},
+		"s3:ListBucketMultipartUploads": {beginning, contracts.BucketDenied, contracts.CheckBucket},
+		"s3:PutObject":                  {beginning, contracts.WriteDenied, contracts.CheckWrite},
+		"s3:GetObject":                  {beginning, contracts.WriteDenied, contracts.CheckRead},
+		"s3:AbortMultipartUpload":       {beginning, contracts.WriteDenied, contracts.CheckAbort},
+		"s3:ListMultipartUploadParts":   {beginning, contracts.WriteDenied, contracts.CheckAbort},
+		"s3:DeleteObject":               {committing, contracts.WriteDenied, contracts.CheckDelete}, // only to clean up
 	}
 	for _, action := range actions(t, permissions) {
 		want, known := needed[action]
@@ -280,6 +308,9 @@ func TestPolicyIsAllThatADeliveryNeeds(t *testing.T) {
 		o.grant(trust, without(t, permissions, action))
 		if at, err := o.deliver(acme, true); at != want.stage || rejected(err) != string(want.code) {
 			t.Errorf("without %s: %q: %v, want %s: %s", action, at, err, want.stage, want.code)
+		}
+		if failed := o.check(acme); len(failed) == 0 || failed[0] != want.check {
+			t.Errorf("without %s these steps of a check fail: %q, want %s first", action, failed, want.check)
 		}
 		delete(needed, action)
 	}
@@ -315,34 +346,54 @@ func TestPolicyIsAllThatADeliveryNeeds(t *testing.T) {
 	}
 }
 
-// TestPolicyOfARotationAcceptsBothExternalIDs and no third.
+// TestPolicyOfARotationAcceptsBothExternalIDs and no third, and after it only the new one.
 func TestPolicyOfARotationAcceptsBothExternalIDs(t *testing.T) {
 	o := board(t, "us-west-2")
-	acme := record(t, o.env, "acme")
-	acme.Destination.NextExternalID = "the-next-external-id-of-acme"
-	o.enrol(acme)
-	r := snapfleet(t, append(o.env, o.cloud.Environ(o.us)...), "policy", "acme", "--as=trust")
-	r.want(t, exitOK, `"sts:ExternalId": ["`+acme.Destination.ExternalID+`", "the-next-external-id-of-acme"]`, "A rotation of the external ID is under way")
-	o.open(r.out, o.print("--as=permissions"))
-	o.delivers("rotation")
-	next := acme
-	next.Destination.ExternalID, next.Destination.NextExternalID = acme.Destination.NextExternalID, ""
-	third := acme
-	third.Destination.ExternalID, third.Destination.NextExternalID = "a-third-external-id-of-acme", ""
-	for _, tc := range []struct {
-		record contracts.Tenant
-		stage  reached
-		code   string
-	}{{acme, whole, "<nil>"}, {next, whole, "<nil>"}, {third, beginning, string(contracts.RoleDenied)}} {
-		if at, err := o.deliver(tc.record, false); at != tc.stage || rejected(err) != tc.code {
-			t.Errorf("%q: %v, want %q: %s", at, err, tc.stage, tc.code)
+	o.open(o.print("--as=trust"), o.print("--as=permissions"))
+	defer o.work()()
+	old := record(t, o.env, "acme")
+	snapfleet(t, o.env, "tenant", "rotate", "acme").want(t, exitOK, "`snapfleet policy acme --as=trust` prints that policy")
+	both := record(t, o.env, "acme")
+	next, third := old, old
+	next.Destination.ExternalID = both.Destination.NextExternalID
+	third.Destination.ExternalID = "a-third-external-id-of-acme"
+	let := func(records map[*contracts.Tenant]bool) {
+		t.Helper()
+		for record, in := range records {
+			if at, err := o.deliver(*record, false); in != (err == nil) || !in && rejected(err) != string(contracts.RoleDenied) {
+				t.Errorf("%q: %v: with %s; that it is let in should be %t", at, err, record.Destination.ExternalID, in)
+			}
 		}
 	}
-	o.enrol(next)
-	o.grant(o.print("--as=trust"), o.print("--as=permissions"))
-	if at, err := o.deliver(acme, false); at != beginning || rejected(err) != string(contracts.RoleDenied) {
-		t.Errorf("after the rotation the old one is let in: %q: %v", at, err)
+	let(map[*contracts.Tenant]bool{&old: true, &next: false, &third: false})
+
+	r := snapfleet(t, append(o.env, o.cloud.Environ(o.us)...), "policy", "acme", "--as=trust")
+	r.want(t, exitOK, `"sts:ExternalId": ["`+old.Destination.ExternalID+`", "`+next.Destination.ExternalID+`"]`, "A rotation of the external ID is under way")
+	for by, trust := range map[string]string{
+		"itself": compact(t, r.out), "CloudFormation": stackSetup(t, o.print("--as=cloudformation")).Trust, "Terraform": moduleSetup(t, o.print("--as=terraform"), "us-west-2", customer).Trust,
+	} {
+		o.grant(trust, o.print("--as=permissions"))
+		if trust != compact(t, r.out) {
+			t.Errorf("%s makes another trust policy: %s", by, trust)
+		}
+		let(map[*contracts.Tenant]bool{&old: true, &next: true, &third: false})
 	}
+	o.delivers("rotating")
+
+	registry, done, err := openRegistry(t.Context(), natsFlags{NATSURL: o.nats.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	if failed := o.check(next); len(failed) > 0 {
+		t.Errorf("with the next one, %q fail", failed)
+	}
+	if _, err := registry.Switch(t.Context(), both); err != nil { // as "snapfleet tenant rotate" does after such a check
+		t.Fatal(err)
+	}
+	o.grant(o.print("--as=trust"), o.print("--as=permissions"))
+	o.delivers("rotated")
+	let(map[*contracts.Tenant]bool{&old: false, &next: true, &third: false})
 }
 
 // enrol writes a record in place of the one that is there, whatever the registry would let an operator change.
@@ -396,7 +447,8 @@ func TestEveryTemplateCreatesTheSame(t *testing.T) {
 					t.Errorf("%s makes\n%+v\nwant\n%+v", by, have, want)
 				}
 			}
-			o.delivers("script-" + tc.region)
+			defer o.work()()
+			o.delivers("script")
 			for _, s := range []setup{stack, module} {
 				o.grant(s.Trust, s.Permissions)
 				if at, err := o.deliver(record(t, o.env, "acme"), true); at != whole || err != nil {
