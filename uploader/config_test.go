@@ -80,6 +80,10 @@ func TestTenantsKey(t *testing.T) {
 	t.Parallel()
 	c := newCustomer(t)
 	c.to().KMSKeyARN = "arn:aws:kms:us-east-1:222222222222:key/1234abcd"
+	c.role.Policy = strings.Replace(c.role.Policy, `"Statement":[`, `"Statement":[{"Effect":"Allow","Action":["kms:GenerateDataKey","kms:Decrypt"],"Resource":"`+c.to().KMSKeyARN+`"},`, 1)
+	if err := server.SetRole(c.role); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.uploader().Commit(t.Context(), c.attempt, c.prepare()); err != nil {
 		t.Fatal(err)
 	}

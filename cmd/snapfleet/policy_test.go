@@ -66,7 +66,7 @@ func board(t *testing.T, region string, set ...string) *onboarding {
 		},
 		them: bucket.User{
 			ARN: "arn:aws:iam::" + customer + ":user/admin", AccessKey: "AKIAPOLICYADMIN00000", SecretKey: "policy/admin/secret/policy/admin/secret/0",
-			Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:*","iam:*"],"Resource":"*"}]}`,
+			Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:*","iam:*","kms:*"],"Resource":"*"}]}`,
 		},
 		env: []string{"SNAPFLEET_NATS_URL=" + nats.URL()},
 	}
@@ -322,6 +322,20 @@ func TestPolicyIsAllThatADeliveryNeeds(t *testing.T) {
 		t.Errorf("where nothing was left, nothing has to be deleted: %q: %v", at, err)
 	}
 
+	key := "arn:aws:kms:us-west-2:" + customer + ":key/00000000-1111-2222-3333-444444444444"
+	snapfleet(t, o.env, "tenant", "set", "acme", "--kms-key="+key).want(t, exitOK)
+	encrypted, both := record(t, o.env, "acme"), o.print("--as=permissions")
+	for _, action := range []string{"kms:GenerateDataKey", "kms:Decrypt"} {
+		o.grant(trust, without(t, both, action))
+		if at, err := o.deliver(encrypted, false); at != beginning || rejected(err) != string(contracts.KMSDenied) {
+			t.Errorf("without %s: %q: %v, want %s", action, at, err, contracts.KMSDenied)
+		}
+	}
+	o.grant(trust, both)
+	if at, err := o.deliver(encrypted, true); at != whole || err != nil {
+		t.Errorf("with a key, as printed: %q: %v", at, err)
+	}
+
 	id := acme.Destination.ExternalID
 	for name, tc := range map[string]struct {
 		trust string
@@ -424,12 +438,8 @@ func TestEveryTemplateCreatesTheSame(t *testing.T) {
 		{"us-east-1", "arn:aws:kms:us-east-1:222222222222:key/00000000-1111-2222-3333-444444444444"},
 	} {
 		t.Run(tc.region, func(t *testing.T) {
-			o := board(t, tc.region)
-			var with []string
-			if tc.key != "" {
-				with = append(with, "--kms-key="+tc.key)
-			}
-			printed := func(document string) string { return o.print(append(with, "--as="+document)...) }
+			o := board(t, tc.region, "--kms-key="+tc.key)
+			printed := func(document string) string { return o.print("--as=" + document) }
 			out, code := o.script(printed("aws-cli"), o.them)
 			if lines := strings.Split(strings.TrimSpace(out), "\n"); code != 0 || lines[len(lines)-1] != o.role() {
 				t.Fatalf("exit %d, want the role's ARN last:\n%s", code, out)

@@ -17,12 +17,13 @@
 //   - A signature lives for 15 minutes, whatever it signs, and that is judged as the request arrives.
 //   - x-amz-expected-bucket-owner, checksums in headers and trailers, If-None-Match, part sizes.
 //   - Where parts carry checksums, the part numbers of CompleteMultipartUpload are 1, 2, 3 ...
+//   - Whoever writes or reads what a KMS key encrypts, named by the request or by the bucket's default, needs
+//     kms:GenerateDataKey and kms:Decrypt on it. Nothing is encrypted.
 //
 // What a customer says of a bucket (default encryption, lifecycle rules, public access block) is read as strictly as
-// AWS reads it, kept and told again, and changes nothing.
+// AWS reads it, kept and told again; but for the default key it changes nothing.
 //
-// It does not know SSE-KMS keys (the header is accepted and dropped), permissions boundaries, service control policies
-// or more than one region.
+// It does not know keys' own policies, permissions boundaries, service control policies or more than one region.
 //
 // [Server.Inject] disturbs requests: refused, applied but the reply lost, delayed, held, cut, a bit flipped on its
 // way in or out. [Server.Rot] flips one at rest, and [Server.OpenFront] opens an entrance whose clock is off.

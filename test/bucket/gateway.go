@@ -123,12 +123,20 @@ func (s *Server) carryOut(c fiber.Ctx, call Call) error {
 		return refuseS3(c, http.StatusBadRequest, "IllegalLocationConstraintException",
 			"The unspecified location constraint is incompatible for the region specific endpoint this request was sent to.")
 	}
+	if lacks := s.mayUseKey(c, call); lacks != "" {
+		if body := c.Request().BodyStream(); body != nil {
+			io.Copy(io.Discard, body) // the client gave up: nobody to tell
+		}
+		return refuseS3(c, http.StatusForbidden, "AccessDenied", lacks)
+	}
 	if err := c.Next(); err != nil {
 		return err
 	}
 	switch code := c.Response().StatusCode(); {
 	case code == http.StatusOK && call.Operation == "CreateBucket":
 		return s.adopt(c, call)
+	case code == http.StatusOK && encrypts[call.Operation]:
+		s.keys.remember(call, s.keyFor(call))
 	case code == http.StatusNotImplemented:
 		return s.configure(c, call)
 	case call.Operation == "HeadBucket" && (code == http.StatusBadRequest || code == http.StatusForbidden):

@@ -70,7 +70,7 @@ func (s *Server) answerIAM(p principal, form url.Values, _ time.Time) (any, erro
 		role.ARN = "arn:aws:iam::" + call.account + ":role" + path + name
 	}
 	call.role = role
-	if !s.iam.allows(p, "iam:"+action, role.ARN) {
+	if !s.iam.allows(p, "iam:"+action, role.ARN, nil) {
 		return nil, stsError{"AccessDenied", fmt.Sprintf("User: %s is not authorized to perform: iam:%s on resource: %s", p.arn, action, role.ARN), http.StatusForbidden}
 	}
 	switch {

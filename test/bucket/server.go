@@ -54,6 +54,7 @@ type Server struct {
 	backend  backend.Backend
 	journal  journal
 	settings settings
+	keys     keys
 	faults   faults
 	client   *http.Client
 

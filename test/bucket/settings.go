@@ -57,12 +57,9 @@ func (s *Server) configure(c fiber.Ctx, call Call) error {
 	if !s.mayConfigure(c, call, "s3:"+verb+kind.right) {
 		return refuseS3(c, http.StatusForbidden, "AccessDenied", "Access Denied")
 	}
-	key := [2]string{call.Bucket, noun}
 	if verb == "Get" {
-		s.settings.mu.Lock()
-		said, ok := s.settings.said[key]
-		s.settings.mu.Unlock()
-		if !ok {
+		said := s.settings.get(call.Bucket, noun)
+		if said == nil {
 			return refuseS3(c, http.StatusNotFound, kind.absent, "Nothing was configured.")
 		}
 		c.Response().Reset()
@@ -75,14 +72,25 @@ func (s *Server) configure(c fiber.Ctx, call Call) error {
 	if err := kind.check(body); err != nil {
 		return refuseS3(c, http.StatusBadRequest, "MalformedXML", err.Error())
 	}
-	s.settings.mu.Lock()
-	defer s.settings.mu.Unlock()
-	if s.settings.said == nil {
-		s.settings.said = map[[2]string][]byte{}
-	}
-	s.settings.said[key] = body
+	s.settings.keep(call.Bucket, noun, body)
 	c.Response().Reset()
 	return nil
+}
+
+// get is what was said, or nil.
+func (s *settings) get(bucket, kind string) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said[[2]string{bucket, kind}]
+}
+
+func (s *settings) keep(bucket, kind string, body []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.said == nil {
+		s.said = map[[2]string][]byte{}
+	}
+	s.said[[2]string{bucket, kind}] = body
 }
 
 // mayConfigure: only the bucket's own account, and there only whoever has the right.
@@ -96,13 +104,13 @@ func (s *Server) mayConfigure(c fiber.Ctx, call Call, action string) bool {
 	case !known || s.iam.foreign(p.arn, resource):
 		return false
 	}
-	return s.iam.allows(p, action, resource)
+	return s.iam.allows(p, action, resource, nil)
 }
 
 // allows: the principal's own policies say so.
-func (r *registry) allows(p principal, action, resource string) bool {
-	return decide(p.policy, action, resource, nil) == policy.DecisionAllow &&
-		(p.sessionPolicy == "" || decide(p.sessionPolicy, action, resource, nil) == policy.DecisionAllow)
+func (r *registry) allows(p principal, action, resource string, cond map[string][]string) bool {
+	return decide(p.policy, action, resource, cond) == policy.DecisionAllow &&
+		(p.sessionPolicy == "" || decide(p.sessionPolicy, action, resource, cond) == policy.DecisionAllow)
 }
 
 // adopt gives a new bucket to the account of whoever made it.

@@ -101,7 +101,7 @@ func TestABucketBelongsToTheAccountThatMakesIt(t *testing.T) {
 	constraint := func(region string) *types.CreateBucketConfiguration {
 		return &types.CreateBucketConfiguration{LocationConstraint: types.BucketLocationConstraint(region)}
 	}
-	make := func(u bucket.User, c *types.CreateBucketConfiguration) error {
+	create := func(u bucket.User, c *types.CreateBucketConfiguration) error {
 		_, err := s3As(t, u).CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: &name, CreateBucketConfiguration: c})
 		return err
 	}
@@ -115,7 +115,7 @@ func TestABucketBelongsToTheAccountThatMakesIt(t *testing.T) {
 		{administrator, constraint("eu-west-1"), "InvalidLocationConstraint"},
 		{administrator, constraint("us-west-2"), ""},
 	} {
-		if err := make(tc.who, tc.at); code(err) != tc.want {
+		if err := create(tc.who, tc.at); code(err) != tc.want {
 			t.Errorf("%s in %v: %v, want %q", tc.who.ARN, tc.at, err, tc.want)
 		}
 	}
@@ -210,6 +210,80 @@ func TestABucketsSettingsAreReadStrictlyAndToldAgain(t *testing.T) {
 	}); code(err) != "NotImplemented" {
 		t.Errorf("what nobody needs: %v", err)
 	}
+}
+
+// What a key encrypts needs the right to use the key, whether the request names it or the bucket does.
+func TestAKeyIsUsedOnlyByThoseWhoMay(t *testing.T) {
+	name, _ := customer(t)
+	const key, another = "arn:aws:kms:us-west-2:" + theirs + ":key/1", "arn:aws:kms:us-west-2:" + theirs + ":key/2"
+	user := func(n string, rights ...string) bucket.User {
+		statements := []string{`{"Effect":"Allow","Action":"s3:*","Resource":"*"}`}
+		for _, right := range rights {
+			statements = append(statements, `{"Effect":"Allow","Action":"`+right+`","Resource":"`+key+`","Condition":{"StringEquals":{"kms:ViaService":"s3.us-west-2.amazonaws.com"}}}`)
+		}
+		return bucket.User{ARN: "arn:aws:iam::" + theirs + ":user/key-" + n, AccessKey: "AKIAKEY" + n, SecretKey: "secret", Policy: policy(statements...)}
+	}
+	nobody, writes, reads, both := user("nobody"), user("writes", "kms:GenerateDataKey"), user("reads", "kms:Decrypt"), user("both", "kms:GenerateDataKey", "kms:Decrypt")
+	// Each as who, with the key that the request names: "" is the bucket's.
+	put := func(who bucket.User, key string) error {
+		in := &s3.PutObjectInput{Bucket: &name, Key: aws.String("o"), Body: strings.NewReader("body")}
+		if key != "" {
+			in.ServerSideEncryption, in.SSEKMSKeyId = types.ServerSideEncryptionAwsKms, &key
+		}
+		_, err := s3As(t, who).PutObject(t.Context(), in)
+		return err
+	}
+	get := func(who bucket.User) error {
+		out, err := s3As(t, who).GetObject(t.Context(), &s3.GetObjectInput{Bucket: &name, Key: aws.String("o")})
+		if err == nil {
+			out.Body.Close()
+		}
+		return err
+	}
+	upload := func(begins, sends, ends bucket.User) error {
+		c, err := s3As(t, begins).CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{
+			Bucket: &name, Key: aws.String("u"), ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme, ChecksumType: types.ChecksumTypeFullObject,
+		})
+		if err != nil {
+			return err
+		}
+		p, err := s3As(t, sends).UploadPart(t.Context(), &s3.UploadPartInput{
+			Bucket: &name, Key: aws.String("u"), UploadId: c.UploadId, PartNumber: aws.Int32(1), Body: strings.NewReader("part"),
+			ChecksumAlgorithm: types.ChecksumAlgorithmCrc64nvme,
+		})
+		if err != nil {
+			return err
+		}
+		_, err = s3As(t, ends).CompleteMultipartUpload(t.Context(), &s3.CompleteMultipartUploadInput{
+			Bucket: &name, Key: aws.String("u"), UploadId: c.UploadId,
+			MultipartUpload: &types.CompletedMultipartUpload{Parts: []types.CompletedPart{{PartNumber: aws.Int32(1), ETag: p.ETag, ChecksumCRC64NVME: p.ChecksumCRC64NVME}}},
+		})
+		return err
+	}
+	check := func(what string, err error, want string) {
+		t.Helper()
+		if want == "" && err != nil || want != "" && (code(err) != "AccessDenied" || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+	}
+	check("no key, no right", put(nobody, ""), "")
+	check("no key to read with", get(nobody), "")
+	check("a key without a right", put(nobody, key), "not authorized to perform: kms:GenerateDataKey on resource: "+key)
+	check("a key with the other right", put(reads, key), "kms:GenerateDataKey")
+	check("another key", put(both, another), "kms:GenerateDataKey on resource: "+another)
+	check("a key", put(writes, key), "")
+	check("read without the right", get(writes), "kms:Decrypt")
+	check("read", get(reads), "")
+	_, err := s3As(t, administrator).PutBucketEncryption(t.Context(), &s3.PutBucketEncryptionInput{Bucket: &name, ServerSideEncryptionConfiguration: &types.ServerSideEncryptionConfiguration{
+		Rules: []types.ServerSideEncryptionRule{{ApplyServerSideEncryptionByDefault: &types.ServerSideEncryptionByDefault{SSEAlgorithm: types.ServerSideEncryptionAwsKms, KMSMasterKeyID: aws.String(key)}}},
+	}})
+	check("the bucket's key", err, "")
+	check("the bucket's key without a right", put(nobody, ""), "kms:GenerateDataKey")
+	check("the bucket's key", put(writes, ""), "")
+	check("begin without the right", upload(reads, both, both), "kms:GenerateDataKey")
+	check("send without the right", upload(writes, writes, both), "kms:Decrypt")
+	check("end without the right", upload(writes, both, writes), "kms:Decrypt")
+	check("an upload", upload(both, both, reads), "")
 }
 
 func surprise(body string) string {
