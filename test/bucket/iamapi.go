@@ -139,7 +139,7 @@ func (s *Server) trustOf(doc string) (string, error) {
 		names = append(names, m[1])
 	}
 	if strangers, err := s.iam.ResolvePrincipals(names); err != nil || len(strangers) > 0 {
-		return "", malformed(fmt.Errorf("Invalid principal in policy: \"AWS\":%q", strangers)) //nolint:staticcheck // AWS's words
+		return "", stsError{"MalformedPolicyDocument", fmt.Sprintf("Invalid principal in policy: \"AWS\":%q", strangers), http.StatusBadRequest}
 	}
 	return doc, nil
 }

@@ -185,7 +185,7 @@ func decodeXML(body []byte, v any) error {
 				return fmt.Errorf("text behind the document")
 			}
 		case nil:
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
