@@ -51,6 +51,11 @@ const (
 	InvalidTenant      Code = "invalid_tenant"
 	JobConflict        Code = "job_conflict"
 	InvalidQuestion    Code = "invalid_question"
+	NoDestination      Code = "no_destination"
+	NotInHouse         Code = "not_in_house"
+	NotDelivered       Code = "not_delivered"
+	DeliveryExpired    Code = "delivery_expired"
+	DeliveryChanged    Code = "delivery_changed"
 
 	RoleDenied         Code = "role_denied"
 	InsecureTrust      Code = "insecure_trust"
@@ -128,6 +133,26 @@ var advice = map[Code]Advice{
 	InvalidQuestion: {
 		Cause: "a worker was asked something that it does not understand, or that makes no sense for this tenant as it is registered now",
 		Fix:   "read what is said above; if the worker is of another release than whoever asked, ask with the workers' release",
+	},
+	NoDestination: {
+		Cause: "the tenant has no bucket of its own, and the fleet has no house bucket, or one whose record cannot work",
+		Fix:   "set up a house bucket with `snapfleet setup --house-bucket --house-region --house-role-arn`, or give the tenant a bucket with `snapfleet tenant set --bucket --region --role-arn`; then ask again under a new job id",
+	},
+	NotInHouse: {
+		Cause: "links are for deliveries to the house bucket; to any other bucket its owner gives access",
+		Fix:   "download it from that bucket, with its owner's credentials",
+	},
+	NotDelivered: {
+		Cause: "the job has not ended, or has ended without a delivery",
+		Fix:   "see how it stands with `snapfleet status`",
+	},
+	DeliveryExpired: {
+		Cause: "the house bucket keeps a delivery for a number of days only, or somebody has deleted it",
+		Fix:   "ask for a snapshot under a new job id",
+	},
+	DeliveryChanged: {
+		Cause: "something was changed in the house bucket after the delivery, or damaged there",
+		Fix:   "trust nothing in that folder; ask for a snapshot under a new job id, and find out who writes to the house bucket",
 	},
 
 	RoleDenied: {

@@ -224,6 +224,9 @@ func zeroFields(v reflect.Value, path string, report func(string)) {
 			return
 		}
 		for i := range v.NumField() {
+			if v.Type().Field(i).Tag.Get("json") == "-" {
+				continue
+			}
 			zeroFields(v.Field(i), path+"."+v.Type().Field(i).Name, report)
 		}
 	}
@@ -260,6 +263,9 @@ func compareFields(t *testing.T, path string, typ reflect.Type, s *jsonschema.Sc
 		for i := range typ.NumField() {
 			field := typ.Field(i)
 			tag := strings.Split(field.Tag.Get("json"), ",")
+			if tag[0] == "-" { // in no document
+				continue
+			}
 			inGo = append(inGo, tag[0])
 			if len(tag) == 1 {
 				required = append(required, tag[0])

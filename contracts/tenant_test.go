@@ -43,6 +43,27 @@ func tenantCases() []tenantCase {
 		{name: "jsonl.gz", change: func(t *T) { t.Format = contracts.JSONL }},
 		{name: "largest volume", change: func(t *T) { t.Limits.VolumeBytes = 1 << 40 }},
 
+		{name: "no destination", change: func(t *T) { t.Destination = contracts.Destination{ExternalID: t.Destination.ExternalID} }},
+		{name: "no destination, no external ID", change: func(t *T) { t.Destination = contracts.Destination{} }, names: "external ID"},
+		{name: "a bucket alone", change: func(t *T) {
+			t.Destination = contracts.Destination{Bucket: "acme", ExternalID: t.Destination.ExternalID}
+		}, names: "region"},
+		{name: "a region alone", change: func(t *T) {
+			t.Destination = contracts.Destination{Region: "us-west-2", ExternalID: t.Destination.ExternalID}
+		}, names: "bucket"},
+		{name: "a role alone", change: func(t *T) {
+			t.Destination = contracts.Destination{RoleARN: t.Destination.RoleARN, ExternalID: t.Destination.ExternalID}
+		}, names: "bucket"},
+		{name: "an owner of no bucket", change: func(t *T) {
+			t.Destination = contracts.Destination{Owner: t.Destination.Owner, ExternalID: t.Destination.ExternalID}
+		}, names: "owner"},
+		{name: "a key for no bucket", change: func(t *T) {
+			t.Destination = contracts.Destination{KMSKeyARN: t.Destination.KMSKeyARN, ExternalID: t.Destination.ExternalID}
+		}, names: "KMS key ARN"},
+		{name: "an endpoint of no bucket", change: func(t *T) {
+			t.Destination = contracts.Destination{Endpoint: t.Destination.Endpoint, ExternalID: t.Destination.ExternalID}
+		}, names: "endpoint"},
+
 		{name: "version", change: func(t *T) { t.Version = 2 }, names: "version"},
 		{name: "no name", change: func(t *T) { t.Name = "" }, names: "name"},
 		{name: "name with slash", change: func(t *T) { t.Name = "a/b" }, names: "name"},
