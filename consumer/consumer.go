@@ -185,7 +185,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
-	c := assemble(work, cfg, pull{nc, q}, jobs, between, outcomes, tenants)
+	c := assemble(work, cfg, pull{nc, q}, jobs, between, outcomes, resolved{tenants})
 	c.connected, c.nc = nc.IsConnected, nc
 	return c, nil
 }

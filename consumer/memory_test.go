@@ -34,6 +34,7 @@ type memory struct {
 	outcomes map[string]contracts.Outcome
 	dead     []string // "tenant.job code"
 	tenants  map[string]contracts.Tenant
+	house    *contracts.House
 
 	folders   map[string]*folder            // by "tenant/job/"
 	manifests map[string]string             // by folder: as it was first seen
@@ -560,6 +561,15 @@ func (r tenantsOf) Get(ctx context.Context, name string) (contracts.Tenant, erro
 
 func (r tenantsOf) Names(ctx context.Context) ([]string, error) {
 	return call(ctx, r.n, "tenants", func() ([]string, error) { return slices.Sorted(maps.Keys(r.n.tenants)), nil })
+}
+
+func (r tenantsOf) House(ctx context.Context) (contracts.House, error) {
+	return call(ctx, r.n, "house", func() (h contracts.House, err error) {
+		if r.n.house == nil {
+			return h, contracts.Reject(contracts.NoDestination, "there is no house bucket")
+		}
+		return *r.n.house, nil
+	})
 }
 
 // run starts a worker on the node. It ends when the node is killed or ctx is done.

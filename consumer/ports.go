@@ -117,10 +117,11 @@ type ledger interface {
 	Notify(ctx context.Context, n contracts.Notice) error
 }
 
-// registry knows the tenants.
+// registry knows the tenants, and where they are delivered to.
 type registry interface {
-	Get(ctx context.Context, name string) (contracts.Tenant, error) // a Rejection unknown_tenant
+	Get(ctx context.Context, name string) (contracts.Tenant, error) // a Rejection unknown_tenant or no_destination
 	Names(ctx context.Context) ([]string, error)
+	House(ctx context.Context) (contracts.House, error) // a Rejection no_destination
 }
 
 var (

@@ -25,8 +25,8 @@ func OpenRegistry(ctx context.Context, js jetstream.JetStream) (*Registry, error
 	return &Registry{cells}, nil
 }
 
-// Get returns a tenant with all defaults filled in. One that is not there, or whose record cannot be used,
-// is a [contracts.Rejection].
+// Get returns a tenant as it is registered, with all defaults filled in. One that is not there, or whose record cannot be
+// used, is a [contracts.Rejection].
 func (r *Registry) Get(ctx context.Context, name string) (contracts.Tenant, error) {
 	t, _, err := r.read(ctx, name)
 	return t, err
@@ -58,6 +58,9 @@ func (r *Registry) read(ctx context.Context, name string) (t contracts.Tenant, r
 // A record that somebody else changes at the same time is an error, and nothing is written.
 func (r *Registry) Set(ctx context.Context, t contracts.Tenant) error {
 	t = t.WithDefaults()
+	if t.Destination.Keep != (contracts.Keep{}) {
+		return fmt.Errorf("write tenant %s: its destination is the house's", t.Name)
+	}
 	if err := t.Validate(); err != nil {
 		return err
 	}
@@ -95,6 +98,7 @@ func (r *Registry) Names(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tenants: %w", err)
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == contracts.HouseKey })
 	slices.Sort(names)
 	return names, nil
 }

@@ -27,6 +27,7 @@ import (
 const (
 	metaJob     = "snapfleet-job"     // "tenant/job/"
 	metaAttempt = "snapfleet-attempt" // contracts.Attempt.ID
+	metaExpires = "snapfleet-expires" // as the tag, which only those can read who have a right of its own
 )
 
 // bucket is a customer's bucket as one job sees it. It implements store.
@@ -74,6 +75,9 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 // reach makes what speaks to a bucket, in sessions of that name with power over one folder. It asks nobody anything.
 func reach(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt, folder, name string, handed *session) (*bucket, error) {
 	d := a.Tenant.Destination
+	if d.Bucket == "" {
+		return nil, contracts.Reject(contracts.NoDestination, "tenant %s has no bucket", a.Tenant.Name)
+	}
 	secure, err := allowed(d.Endpoint, cfg.AllowEndpoints)
 	if err != nil {
 		return nil, err
@@ -155,7 +159,22 @@ func (b *bucket) key(name string) *string { return aws.String(b.attempt.Prefix()
 func (b *bucket) name() *string { return aws.String(b.to.Bucket) }
 
 func (b *bucket) metadata() map[string]string {
-	return map[string]string{metaJob: b.attempt.Prefix(), metaAttempt: b.attempt.ID}
+	m := map[string]string{metaJob: b.attempt.Prefix(), metaAttempt: b.attempt.ID}
+	if b.to.Keep.By == contracts.ByTag {
+		m[metaExpires] = b.expires()
+	}
+	return m
+}
+
+// expires is the day from which on an object of the house's that is made now may be deleted.
+func (b *bucket) expires() string { return b.to.Keep.Expires(time.Now()).Format(time.DateOnly) }
+
+// tags say so to whoever deletes, where no rule of the bucket does.
+func (b *bucket) tags() *string {
+	if b.to.Keep.By != contracts.ByTag {
+		return nil
+	}
+	return aws.String(contracts.ExpiresTag + "=" + b.expires())
 }
 
 // encryption asks for the tenant's key; without one the bucket's default applies.
@@ -169,7 +188,7 @@ func (b *bucket) encryption() (types.ServerSideEncryption, *string) {
 func (b *bucket) create(ctx context.Context, name string) (string, error) {
 	in := &s3.CreateMultipartUploadInput{
 		Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner,
-		ContentType: aws.String("application/x-tar"), Metadata: b.metadata(),
+		ContentType: aws.String("application/x-tar"), Metadata: b.metadata(), Tagging: b.tags(),
 	}
 	in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()
 	if !b.cfg.NoChecksum {
@@ -339,7 +358,7 @@ func (b *bucket) stat(ctx context.Context, name string) (*stored, error) {
 	}
 	return &stored{
 		size: aws.ToInt64(out.ContentLength), crc: aws.ToString(out.ChecksumCRC64NVME), tag: aws.ToString(out.ETag),
-		job: out.Metadata[metaJob], attempt: out.Metadata[metaAttempt],
+		job: out.Metadata[metaJob], attempt: out.Metadata[metaAttempt], expires: out.Metadata[metaExpires],
 	}, nil
 }
 
@@ -380,7 +399,7 @@ func (b *bucket) writeTo(ctx context.Context, key *string, body []byte) error {
 	_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.PutObjectOutput, error) {
 		in := &s3.PutObjectInput{
 			Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"),
-			ContentType: aws.String("application/json"), Metadata: b.metadata(),
+			ContentType: aws.String("application/json"), Metadata: b.metadata(), Tagging: b.tags(),
 			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
 		}
 		in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()

@@ -190,9 +190,36 @@ type statement struct {
 	Condition map[string]map[string]string `json:"Condition,omitempty"`
 }
 
-// sessionPolicy narrows whatever the role may do to one job's folder: even with a role that may do
-// everything, and a bug, nothing else can be written or read.
+// rights are what a session may do to one job's folder, and with the key that encrypts it.
+type rights struct {
+	objects []string // to the objects in it
+	uploads bool     // list the uploads in it, too
+	kms     []string
+}
+
+// delivering is what a delivery does. A tag needs a right of its own, also while an object is made.
+func delivering(d contracts.Destination) rights {
+	r := rights{
+		objects: []string{"s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"},
+		uploads: true, kms: []string{"kms:GenerateDataKey", "kms:Decrypt"},
+	}
+	if d.Keep.By == contracts.ByTag {
+		r.objects = append(r.objects, "s3:PutObjectTagging")
+	}
+	return r
+}
+
+// linking is what a link is good for, and to know what to link to.
+var linking = rights{objects: []string{"s3:GetObject"}, kms: []string{"kms:Decrypt"}}
+
+// sessionPolicy is the policy of a delivery.
 func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
+	return policyOf(d, prefix, delivering(d))
+}
+
+// policyOf narrows whatever the role may do to one job's folder: even with a role that may do
+// everything, and a bug, nothing else can be written or read.
+func policyOf(d contracts.Destination, prefix string, allow rights) (string, error) {
 	partition := "aws"
 	if f := strings.SplitN(d.RoleARN, ":", 3); len(f) == 3 {
 		partition = f[1]
@@ -202,21 +229,19 @@ func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
 		return map[string]map[string]string{op: {"s3:prefix": prefix + "*"}}
 	}
 	statements := []statement{
-		{
-			"Allow",
-			[]string{"s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"},
-			bucket + "/" + prefix + "*", nil,
-		},
+		{"Allow", allow.objects, bucket + "/" + prefix + "*", nil},
 		{"Allow", []string{"s3:ListBucket"}, bucket, below("StringLike")},
+	}
+	if allow.uploads {
 		// AWS does not say that it sets s3:prefix for this action: where it does, the prefix counts.
-		{"Allow", []string{"s3:ListBucketMultipartUploads"}, bucket, below("StringLikeIfExists")},
+		statements = append(statements, statement{"Allow", []string{"s3:ListBucketMultipartUploads"}, bucket, below("StringLikeIfExists")})
 	}
 	if d.Endpoint == "" {
 		// The bucket's default encryption may use a key that we were not told of. Which keys the role may
 		// use is the customer's to say; here it is only that S3 uses them for us.
 		kms := statement{
 			"Allow",
-			[]string{"kms:GenerateDataKey", "kms:Decrypt"},
+			allow.kms,
 			"*",
 			map[string]map[string]string{"StringLike": {"kms:ViaService": "s3.*"}},
 		}
@@ -225,7 +250,7 @@ func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
 		}
 		statements = append(statements, kms)
 	} else if d.KMSKeyARN != "" {
-		statements = append(statements, statement{"Allow", []string{"kms:GenerateDataKey", "kms:Decrypt"}, d.KMSKeyARN, nil})
+		statements = append(statements, statement{"Allow", allow.kms, d.KMSKeyARN, nil})
 	}
 	b, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
 	if err != nil {

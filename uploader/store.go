@@ -63,6 +63,7 @@ type stored struct {
 	tag     string // changes whenever the content does
 	job     string // "tenant/job/" that wrote it, "" for a stranger's
 	attempt string // contracts.Attempt.ID that wrote it
+	expires string // the day from which on it may be deleted, where a tag says so
 	mute    bool   // the store keeps no job and attempt
 }
 

@@ -41,6 +41,8 @@ type Uploader struct {
 	// open reaches the job's folder. The context is the attempt's: once it is done, the store refuses to
 	// refresh its credentials.
 	open func(context.Context, contracts.Attempt) (store, error)
+	// look reaches it to read; nil for a folder.
+	look func(context.Context, contracts.Attempt) (*bucket, error)
 	kept *sessions // between two verbs; nil for a folder
 	// try reaches the folder of a check in the tenant's bucket, and asks nobody anything. Nil for a folder.
 	try func(context.Context, Config, contracts.Attempt) (*bucket, error)
@@ -59,6 +61,9 @@ func New(base aws.Config, cfg Config) *Uploader {
 	}
 	u.try = func(ctx context.Context, cfg Config, a contracts.Attempt) (*bucket, error) {
 		return reach(ctx, base, cfg, trust, a, contracts.TenantPrefix(a.Tenant.Name), checkSession, nil)
+	}
+	u.look = func(ctx context.Context, a contracts.Attempt) (*bucket, error) {
+		return openReader(ctx, base, u.cfg, a)
 	}
 	return u
 }

@@ -298,6 +298,7 @@ func kongOptions() []kong.Option {
 			{Key: "postgres", Title: "PostgreSQL"},
 			{Key: "attachments", Title: "Attachments"},
 			{Key: "s3", Title: "S3"},
+			{Key: "house", Title: "The house bucket"},
 			{Key: "nats", Title: "NATS"},
 			{Key: "observe", Title: "Observing"},
 		}),

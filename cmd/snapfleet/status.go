@@ -79,7 +79,7 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 			return c.json(status, true)
 		}
 		c.job(status)
-		return nil
+		return c.retention(ctx, jobs, status)
 	default:
 		return s.list(ctx, c, jobs)
 	}
@@ -128,6 +128,23 @@ func (s *statusCmd) list(ctx context.Context, c *console, jobs *consumer.Jobs) e
 		rows = append(rows, table.Row{st.Tenant, st.Job, c.state(st), attempts(st), done(st.Progress), amount(st), when(st.UpdatedAt)})
 	}
 	c.table(table.Row{"tenant", "job", "state", "attempt", "done", "bytes", "updated"}, rows, right(4), right(6))
+	return nil
+}
+
+// retention says how long a delivery to the house bucket is kept.
+func (c *console) retention(ctx context.Context, jobs *consumer.Jobs, s consumer.Status) error {
+	if s.Outcome == nil || !s.Outcome.Kind.OK() {
+		return nil
+	}
+	k, err := jobs.Kept(ctx, *s.Outcome)
+	if err != nil || k.Days == 0 {
+		return err
+	}
+	begun := s.CreatedAt
+	if begun.IsZero() {
+		begun = s.Outcome.EndedAt
+	}
+	fmt.Fprintf(c.out, "kept in the house bucket, expires %s\n", k.Expires(begun).Format(time.DateOnly))
 	return nil
 }
 

@@ -64,7 +64,7 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return notSetUp(err)
 	}
-	if _, err := tenants.Get(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
+	if _, err := tenants.Resolve(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
 		return err
 	}
 	jobs, err := consumer.OpenJobs(ctx, js)

@@ -49,13 +49,16 @@ func (tenantSetCmd) manual() page {
 	return page{
 		about: `
 Registers a tenant, or changes the fields that are given and keeps the others; an empty value ("--owner=") takes
-an optional field back. The first time, --bucket, --region and --role-arn are needed.
+an optional field back. --bucket, --region and --role-arn come together: all three, or none of them for a tenant
+without a bucket of its own, which is delivered to the house bucket (see "snapfleet setup") and downloads from there.
 
-The external ID is made here, at random, and changes only by "snapfleet tenant rotate". Send it to the customer: the trust policy of
+The external ID is made here, at random, also for a tenant that has no bucket yet, and changes only by "snapfleet
+tenant rotate". Send it to the customer: the trust policy of
 their role must demand it as sts:ExternalId, so that nobody else can make us write with that role. It is no
 password, but it belongs in no ticket and no log either.`,
 		examples: []example{
 			{"Register.", "snapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet"},
+			{"Register a tenant without a bucket.", "snapfleet tenant set beta"},
 			{"Change one field.", "snapfleet tenant set acme --format=jsonl.gz"},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
@@ -91,10 +94,30 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 		return c.json(record, true)
 	}
 	c.tenant(record)
-	if !known {
+	switch {
+	case known:
+	case record.Destination.House():
+		return c.housed(ctx, registry)
+	default:
 		fmt.Fprintln(c.out)
 		fmt.Fprintln(c.out, wrap("Send the external ID to the customer: the trust policy of their role must demand it as sts:ExternalId. The first snapshot checks that it does.", c.width))
 	}
+	return nil
+}
+
+// housed says what comes of a tenant without a bucket of its own.
+func (c *console) housed(ctx context.Context, registry *consumer.Registry) error {
+	h, err := registry.House(ctx)
+	rejection, rejected := contracts.AsRejection(err)
+	if err != nil && !rejected {
+		return err
+	}
+	text := fmt.Sprintf("Deliveries go to the house bucket, %s, and are kept %s. The external ID is for later, when the customer has a bucket.", h.Destination.Bucket, plural(h.Days, "day"))
+	if rejected {
+		text = fmt.Sprintf("This tenant cannot be delivered to yet: %v. Set one up with \"snapfleet setup --house-bucket\", or give --bucket, --region and --role-arn.", rejection.Err)
+	}
+	fmt.Fprintln(c.out)
+	fmt.Fprintln(c.out, wrap(text, c.width))
 	return nil
 }
 
@@ -204,7 +227,7 @@ func (c *console) tenant(t contracts.Tenant, more ...[2]string) {
 	c.facts(append([][2]string{
 		{"tenant", c.bold(t.Name)},
 		{"schema", t.Schema},
-		{"bucket", d.Bucket},
+		{"bucket", bucketWord(d)},
 		{"region", d.Region},
 		{"role", d.RoleARN},
 		{"external ID", d.ExternalID},
@@ -217,6 +240,14 @@ func (c *console) tenant(t contracts.Tenant, more ...[2]string) {
 		{"gaps", string(t.Limits.Gaps)},
 		{"updated", when(t.UpdatedAt)},
 	}, more...)...)
+}
+
+// bucketWord is where a tenant is delivered to.
+func bucketWord(d contracts.Destination) string {
+	if d.House() {
+		return "house"
+	}
+	return d.Bucket
 }
 
 type tenantListCmd struct {
@@ -259,7 +290,7 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 				return err
 			}
 		}
-		rows = append(rows, table.Row{r.Name, r.Schema, d.Bucket, d.Region, d.Account(), r.Format, when(r.UpdatedAt), destination(known)})
+		rows = append(rows, table.Row{r.Name, r.Schema, bucketWord(d), d.Region, d.Account(), r.Format, when(r.UpdatedAt), destination(known)})
 	}
 	switch {
 	case t.JSON:
