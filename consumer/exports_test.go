@@ -23,6 +23,7 @@ type exports struct {
 	lose   func(a contracts.Attempt, id string) bool // the upload vanishes before Complete
 	commit func() error                              // from Complete, before anything
 	seal   func() error                              // from Seal, before anything
+	links  func(a contracts.Attempt, manifestSHA256 string, expires time.Duration, skip int) (contracts.Links, error)
 	check  func(context.Context, contracts.Tenant) contracts.CheckResult
 }
 
@@ -287,4 +288,12 @@ func (e exports) Check(ctx context.Context, t contracts.Tenant) contracts.Check 
 		step.Reason = &contracts.Reason{Code: contracts.RoleDenied, What: "the role " + t.Destination.RoleARN + " says " + string(step.Result)}
 	}
 	return contracts.Check{Version: contracts.CheckVersion, Tenant: t.Name, At: time.Now().UTC(), Steps: []contracts.CheckStep{step}}
+}
+
+// Links tells what it was asked for, in place of links.
+func (e exports) Links(_ context.Context, a contracts.Attempt, manifestSHA256 string, expires time.Duration, skip int) (contracts.Links, error) {
+	if e.links == nil {
+		return contracts.Links{}, contracts.Reject(contracts.NotInHouse, "%s", a.Prefix())
+	}
+	return e.links(a, manifestSHA256, expires, skip)
 }

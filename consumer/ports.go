@@ -36,6 +36,9 @@ type Answers interface {
 	// Check tries everything that a delivery to the tenant's destination needs, and everything that must be refused.
 	// What goes wrong is in the check.
 	Check(ctx context.Context, t contracts.Tenant) contracts.Check
+	// Links makes links to the files of a delivery to the house, see [AskLinks]: to those that its manifest names, and only
+	// while that has the SHA-256 that the outcome tells.
+	Links(ctx context.Context, a contracts.Attempt, manifestSHA256 string, expires time.Duration, skip int) (contracts.Links, error)
 }
 
 // LostUpload is the behaviour of an error that says: an upload that the receipt or a checkpoint names is gone, and its

@@ -46,6 +46,7 @@ type answer func(ctx context.Context) (any, error)
 func (c *Consumer) endpoints() []endpoint {
 	return []endpoint{
 		{"check", question(c.answerCheck)},
+		{"links", question(c.answerLinks)},
 	}
 }
 

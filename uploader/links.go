@@ -53,6 +53,12 @@ func (u *Uploader) Links(ctx context.Context, a contracts.Attempt, manifestSHA25
 
 // openReader opens a session that may read one job's folder, and nothing else.
 func openReader(ctx context.Context, base aws.Config, cfg Config, a contracts.Attempt) (*bucket, error) {
+	if err := a.Tenant.WithDefaults().Validate(); err != nil {
+		return nil, err
+	}
+	if !contracts.ValidJob(a.Request.Job) {
+		return nil, contracts.Reject(contracts.InvalidRequest, "job %.80q is not a valid name", a.Request.Job)
+	}
 	b, err := reach(ctx, base, cfg, nil, a, a.Prefix(), sessionName(a.Request.Job), nil)
 	if err != nil {
 		return nil, err

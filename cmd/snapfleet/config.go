@@ -39,6 +39,9 @@ type cli struct {
 	Status statusCmd `cmd:"" group:"operator" help:"Show how jobs are doing."`
 	Cancel cancelCmd `cmd:"" group:"operator" help:"Stop a job that is not yet past its point of no return."`
 
+	Links    linksCmd    `cmd:"" group:"operator" help:"Make short-lived links to a delivery in the house bucket."`
+	Download downloadCmd `cmd:"" group:"operator" help:"Download a delivery from the house bucket, and prove it."`
+
 	Export exportCmd `cmd:"" group:"local" help:"Write a snapshot of a schema into a local folder: no NATS, no S3."`
 	Verify verifyCmd `cmd:"" group:"local" help:"Read a delivery back and prove it against its manifest."`
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
@@ -147,4 +148,9 @@ func (d *deliver) Check(ctx context.Context, t contracts.Tenant) contracts.Check
 // Delivered returns the manifest that stands in the customer's bucket, or nil.
 func (d *deliver) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
 	return d.uploader.Delivered(ctx, a)
+}
+
+// Links makes links to the files of a delivery to the house.
+func (d *deliver) Links(ctx context.Context, a contracts.Attempt, manifestSHA256 string, expires time.Duration, skip int) (contracts.Links, error) {
+	return d.uploader.Links(ctx, a, manifestSHA256, expires, skip)
 }

@@ -78,8 +78,10 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case ok && known.code != 0:
 		return known.code
-	case errors.Is(err, consumer.ErrNoJob), rejected && rejection.Code == contracts.UnknownTenant:
+	case errors.Is(err, consumer.ErrNoJob), rejected && rejection.Code == contracts.UnknownTenant, rejected && rejection.Code == contracts.DeliveryExpired:
 		return exitNotFound
+	case rejected && rejection.Code == contracts.DeliveryChanged:
+		return exitUnproven
 	case rejected, errors.Is(err, consumer.ErrTooLate):
 		return exitRejected
 	case unreachable(err):

@@ -48,17 +48,9 @@ func (v *verifyCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	view := c.progress(c.err, c.errTTY, "verify "+source.String())
-	report, err := uploader.Verify(ctx, source, uploader.VerifyOptions{
-		Parallel: v.Parallel,
-		Progress: func(done, total int64) { view.show("", contracts.Progress{Bytes: done, BytesTotal: total}) },
-	})
-	view.end(err == nil && report.OK())
+	report, err := c.verify(ctx, source, v.Parallel)
 	if err != nil {
 		return unreadable(err)
-	}
-	if c.errTTY {
-		fmt.Fprintln(c.err) // below the bars
 	}
 	c.report(report, v.Files)
 	if !report.OK() {
@@ -67,6 +59,20 @@ func (v *verifyCmd) Run(ctx context.Context, c *console) error {
 			"ask for a snapshot under a new job id; keep this folder for whoever looks into it")
 	}
 	return nil
+}
+
+// verify reads a delivery and shows how far it is. parallel 0: the default.
+func (c *console) verify(ctx context.Context, source uploader.Source, parallel int) (uploader.Report, error) {
+	view := c.progress(c.err, c.errTTY, "verify "+source.String())
+	report, err := uploader.Verify(ctx, source, uploader.VerifyOptions{
+		Parallel: parallel,
+		Progress: func(done, total int64) { view.show("", contracts.Progress{Bytes: done, BytesTotal: total}) },
+	})
+	view.end(err == nil && report.OK())
+	if err == nil && c.errTTY {
+		fmt.Fprintln(c.err) // below the bars
+	}
+	return report, err
 }
 
 // unreadable says what to do when a delivery cannot be read at all.
