@@ -15,6 +15,9 @@ const (
 	LongestLink  = time.Hour
 )
 
+// mostFiles is more than a delivery has.
+const mostFiles = 100_000
+
 // linksQuestion asks for links to the files of a delivery.
 type linksQuestion struct {
 	Tenant  string `json:"tenant"`
@@ -76,7 +79,7 @@ func AskLinks(ctx context.Context, nc *nats.Conn, tenant, job string, expires ti
 		} else {
 			all.Files = append(all.Files, some.Files...)
 		}
-		if !some.More || len(some.Files) == 0 {
+		if !some.More || len(some.Files) == 0 || len(all.Files) > mostFiles {
 			all.More = false
 			return all, nil
 		}

@@ -46,6 +46,9 @@ func SetExpiry(ctx context.Context, base aws.Config, d contracts.Destination, da
 	rule := ruleOf(days)
 	stands := func(r types.LifecycleRule) bool { return essence(r) == essence(rule) }
 	was, err := e.rules(ctx)
+	if err == nil {
+		err = sooner(was.Rules, days)
+	}
 	if err == nil && slices.ContainsFunc(was.Rules, stands) {
 		return nil
 	}
@@ -90,6 +93,25 @@ func merged(rules []types.LifecycleRule, ours types.LifecycleRule) []types.Lifec
 	return append(slices.DeleteFunc(slices.Clone(rules), isOurs), ours)
 }
 
+// sooner makes sure that no rule of others deletes everything before its days are over.
+func sooner(rules []types.LifecycleRule, days int) error {
+	for _, r := range rules {
+		if isOurs(r) || r.Status != types.ExpirationStatusEnabled || r.Expiration == nil || narrow(r) {
+			continue
+		}
+		if r.Expiration.Date != nil || aws.ToInt32(r.Expiration.Days) > 0 && int(aws.ToInt32(r.Expiration.Days)) < days {
+			return contracts.Reject(contracts.DestinationTaken, "its lifecycle rule %.80q deletes everything before %d days are over", aws.ToString(r.ID), days)
+		}
+	}
+	return nil
+}
+
+// narrow reports whether a rule is about some objects only.
+func narrow(r types.LifecycleRule) bool {
+	f := r.Filter
+	return aws.ToString(r.Prefix) != "" || f != nil && (aws.ToString(f.Prefix) != "" || f.And != nil || f.Tag != nil || f.ObjectSizeGreaterThan != nil || f.ObjectSizeLessThan != nil)
+}
+
 // essence is what of a rule decides; stores write the rest in their own ways.
 func essence(r types.LifecycleRule) [6]any {
 	var days, versions, uploads int32
@@ -102,11 +124,7 @@ func essence(r types.LifecycleRule) [6]any {
 	if u := r.AbortIncompleteMultipartUpload; u != nil {
 		uploads = aws.ToInt32(u.DaysAfterInitiation)
 	}
-	narrow := aws.ToString(r.Prefix) != ""
-	if f := r.Filter; f != nil {
-		narrow = narrow || aws.ToString(f.Prefix) != "" || f.And != nil || f.Tag != nil || f.ObjectSizeGreaterThan != nil || f.ObjectSizeLessThan != nil
-	}
-	return [6]any{aws.ToString(r.ID), r.Status, narrow, days, versions, uploads}
+	return [6]any{aws.ToString(r.ID), r.Status, narrow(r), days, versions, uploads}
 }
 
 func (e expiry) rules(ctx context.Context) (*s3.GetBucketLifecycleConfigurationOutput, error) {

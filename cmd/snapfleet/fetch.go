@@ -115,11 +115,19 @@ type part struct {
 	have int64
 }
 
-// open goes on with what a former run has left.
+// open goes on with what a former run has left of this very object. What it has left of another one is no use.
 func (f *fetch) open(l contracts.Link) (*part, error) {
 	sum := sha256.Sum256([]byte(l.ETag))
 	p := &part{f: f, of: l, name: l.Name + "." + hex.EncodeToString(sum[:4]) + ".part"}
-	var err error
+	former, err := fs.Glob(f.root.FS(), l.Name+".????????.part")
+	for _, name := range former {
+		if name != p.name {
+			err = errors.Join(err, f.root.Remove(name))
+		}
+	}
+	if err != nil {
+		return nil, unwritable(err)
+	}
 	if p.File, err = f.root.OpenFile(p.name, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
 		return nil, unwritable(err)
 	}

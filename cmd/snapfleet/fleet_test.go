@@ -183,8 +183,8 @@ func startWorker(t *testing.T, env []string, args ...string) (cmd *process, prob
 	go func() {
 		defer close(p.drained)
 		for lines.Scan() {
-			if strings.Contains(lines.Text(), secret) {
-				t.Errorf("the log shows the password: %s", lines.Text())
+			if strings.Contains(lines.Text(), secret) || strings.Contains(lines.Text(), "X-Amz-") {
+				t.Errorf("the log shows the password, or a link: %s", lines.Text())
 			}
 		}
 	}()

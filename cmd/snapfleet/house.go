@@ -104,7 +104,7 @@ func (f houseFlags) settle(ctx context.Context, c *console, registry *consumer.R
 func ruleUnset(err error) error {
 	if r, ok := contracts.AsRejection(err); ok {
 		fixes := map[contracts.Code]string{
-			contracts.DestinationTaken: "create a bucket for the house alone, and name that",
+			contracts.DestinationTaken: "create a bucket for the house alone and name that, or take away what is named above",
 			contracts.BucketNotFound:   "create the bucket first, in that region, or correct --house-bucket and --house-region",
 			contracts.WrongRegion:      "give the bucket's own --house-region",
 		}

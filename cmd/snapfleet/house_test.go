@@ -279,6 +279,9 @@ func TestHouse(t *testing.T) {
 	status := h.run("status", "beta", "j1")
 	status.want(t, exitOK, "state delivered", "kept in the house bucket, expires ")
 	oneOf(t, status.out, expiresOn(began, 30))
+	h.run("tenant", "set", "beta", "--bucket=x-bucket", "--region=us-east-1", "--role-arn="+role).want(t, exitOK, "bucket x-bucket")
+	h.run("links", "beta", "j1").want(t, exitOK) // it was the house's, when it was delivered
+	h.run("tenant", "set", "beta", "--bucket=", "--region=", "--role-arn=").want(t, exitOK, "bucket house")
 	h.isolates("beta/j1/", "gamma/j1/manifest.json")
 
 	// Links.
