@@ -109,6 +109,7 @@ func sooner(rules []types.LifecycleRule, days int) error {
 // narrow reports whether a rule is about some objects only.
 func narrow(r types.LifecycleRule) bool {
 	f := r.Filter
+	//lint:ignore SA1019 others may have written their rules in the old form
 	return aws.ToString(r.Prefix) != "" || f != nil && (aws.ToString(f.Prefix) != "" || f.And != nil || f.Tag != nil || f.ObjectSizeGreaterThan != nil || f.ObjectSizeLessThan != nil)
 }
 
