@@ -132,6 +132,20 @@ func TestLinksEnd(t *testing.T) {
 	}
 }
 
+func TestPoliciesOfTheHouseOfTheLongestNames(t *testing.T) {
+	t.Parallel()
+	d := contracts.Destination{
+		Bucket: strings.Repeat("b", 63), RoleARN: "arn:aws-us-gov:iam::123456789012:role/x", Keep: contracts.Keep{Days: 3650, By: contracts.ByTag},
+		KMSKeyARN: "arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/mrk-" + strings.Repeat("0", 32),
+	}
+	folder := contracts.JobPrefix(strings.Repeat("t", 63), strings.Repeat("j", 64))
+	for what, allow := range map[string]rights{"a delivery": delivering(d), "links": linking} {
+		if p, err := policyOf(d, folder, allow); err != nil || len(p) > 1600 {
+			t.Errorf("%s: %d characters, %v", what, len(p), err)
+		}
+	}
+}
+
 // The session that signs links may read one folder, and do nothing else, whatever the role may do.
 func TestASessionForLinksReadsOneFolder(t *testing.T) {
 	t.Parallel()

@@ -21,7 +21,7 @@ import (
 type downloadCmd struct {
 	Tenant   string `arg:"" help:"Name of the tenant."`
 	Job      string `arg:"" help:"Id of a job that was delivered to the house bucket."`
-	To       string `type:"path" default:"." placeholder:"DIR" help:"Folder to write to; <tenant>/<job>/ is made below it."`
+	To       string `type:"path" placeholder:"DIR" help:"Folder to write to; <tenant>/<job>/ is made below it. Default: the present one."`
 	Parallel int    `default:"4" help:"Files that are downloaded at once."`
 
 	natsFlags
@@ -65,29 +65,29 @@ func (d *downloadCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	root, err := d.folder()
-	if err != nil {
-		return unwritable(err)
-	}
-	defer root.Close()
-	f := &fetch{root: root, client: client, ask: func(ctx context.Context) (contracts.Links, error) {
+	f := &fetch{client: client, ask: func(ctx context.Context) (contracts.Links, error) {
 		links, err := consumer.AskLinks(ctx, nc, d.Tenant, d.Job, linkTime)
 		if err != nil {
 			return links, nobodyAnswers(err)
 		}
 		return links, agrees(links, outcome)
 	}}
-	if err := d.fetch(ctx, c, f); err != nil {
-		if ctx.Err() != nil || !contractsSay(err) {
+	links, err := f.renew(ctx, 0)
+	if err != nil {
+		return err
+	}
+	if f.root, err = d.folder(); err != nil {
+		return unwritable(err)
+	}
+	defer f.root.Close()
+	if err := d.fetch(ctx, c, f, links.Files); err != nil {
+		if _, hopeless := contracts.AsRejection(err); !hopeless {
 			fmt.Fprintf(c.err, "What has arrived is kept. To go on: snapfleet download %s %s --to=%s\n", d.Tenant, d.Job, quoted(d.To))
 		}
 		return err
 	}
-	return d.prove(ctx, c, root.Name(), outcome)
+	return d.prove(ctx, c, f.root.Name(), outcome)
 }
-
-// contractsSay reports whether the same command cannot succeed.
-func contractsSay(err error) bool { _, ok := contracts.AsRejection(err); return ok }
 
 // quoted is a path as a shell takes it, when it has to be quoted.
 func quoted(path string) string {
@@ -101,6 +101,9 @@ func quoted(path string) string {
 
 // folder makes the job's folder, and opens it so that nothing outside of it can be reached, by no link either.
 func (d *downloadCmd) folder() (*os.Root, error) {
+	if d.To == "" {
+		d.To = "."
+	}
 	if err := os.MkdirAll(d.To, 0o755); err != nil {
 		return nil, err
 	}
@@ -117,13 +120,9 @@ func (d *downloadCmd) folder() (*os.Root, error) {
 }
 
 // fetch downloads the volumes, several at once, and the manifest when they are all there.
-func (d *downloadCmd) fetch(ctx context.Context, c *console, f *fetch) (err error) {
-	links, err := f.renew(ctx, 0)
-	if err != nil {
-		return err
-	}
+func (d *downloadCmd) fetch(ctx context.Context, c *console, f *fetch, files []contracts.Link) (err error) {
 	var total int64
-	for _, l := range links.Files {
+	for _, l := range files {
 		total += l.Size
 	}
 	view := c.progress(c.err, c.errTTY, "download "+d.Tenant+"/"+d.Job)
@@ -136,7 +135,7 @@ func (d *downloadCmd) fetch(ctx context.Context, c *console, f *fetch) (err erro
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(d.Parallel)
-	for _, l := range links.Files {
+	for _, l := range files {
 		if l.Name != contracts.ManifestName {
 			g.Go(func() error { return f.file(gctx, l.Name) })
 		}

@@ -140,9 +140,17 @@ func kept(k contracts.Keep) string {
 	return days + ", as the tag " + contracts.ExpiresTag + " of each object says; no rule of the bucket deletes them"
 }
 
+// grant is a statement of a policy.
+type grant struct {
+	Effect    string
+	Principal map[string]string            `json:",omitempty"`
+	Action    []string                     `json:",omitempty"`
+	Resource  string                       `json:",omitempty"`
+	Condition map[string]map[string]string `json:",omitempty"`
+}
+
 // housePolicies are what the house's role needs.
 func housePolicies(h contracts.House) (trust, permission string) {
-	type statement map[string]any
 	d := h.Destination
 	partition := strings.Split(d.RoleARN, ":")[1]
 	bucket := "arn:" + partition + ":s3:::" + d.Bucket
@@ -150,22 +158,26 @@ func housePolicies(h contracts.House) (trust, permission string) {
 	if h.ExpiresBy == contracts.ByTag {
 		objects = append(objects, "s3:PutObjectTagging")
 	}
-	may := []statement{
-		{"Effect": "Allow", "Action": []string{"s3:ListBucket", "s3:ListBucketMultipartUploads"}, "Resource": bucket},
-		{"Effect": "Allow", "Action": objects, "Resource": bucket + "/*"},
+	may := []grant{
+		{Effect: "Allow", Action: []string{"s3:ListBucket", "s3:ListBucketMultipartUploads"}, Resource: bucket},
+		{Effect: "Allow", Action: objects, Resource: bucket + "/*"},
 	}
 	if d.KMSKeyARN != "" {
-		may = append(may, statement{"Effect": "Allow", "Action": []string{"kms:GenerateDataKey", "kms:Decrypt"}, "Resource": d.KMSKeyARN})
+		may = append(may, grant{Effect: "Allow", Action: []string{"kms:GenerateDataKey", "kms:Decrypt"}, Resource: d.KMSKeyARN})
 	}
-	policy := func(statements ...statement) string {
-		text, err := json.MarshalIndent(map[string]any{"Version": "2012-10-17", "Statement": statements}, "", "  ")
-		if err != nil {
-			panic("strings always marshal: " + err.Error())
-		}
-		return string(text)
-	}
-	return policy(statement{
-		"Effect": "Allow", "Principal": map[string]string{"AWS": "arn:" + partition + ":iam::" + d.Account() + ":root"}, "Action": "sts:AssumeRole",
-		"Condition": map[string]any{"StringEquals": map[string]string{"sts:ExternalId": d.ExternalID}},
+	return policy(grant{
+		Effect: "Allow", Principal: map[string]string{"AWS": "arn:" + partition + ":iam::" + d.Account() + ":root"}, Action: []string{"sts:AssumeRole"},
+		Condition: map[string]map[string]string{"StringEquals": {"sts:ExternalId": d.ExternalID}},
 	}), policy(may...)
+}
+
+func policy(statements ...grant) string {
+	text, err := json.MarshalIndent(struct {
+		Version   string
+		Statement []grant
+	}{"2012-10-17", statements}, "", "  ")
+	if err != nil {
+		panic("strings always marshal: " + err.Error())
+	}
+	return string(text)
 }

@@ -24,9 +24,9 @@ import (
 )
 
 const (
-	ourAccount = "111111111111"
-	houseRole  = "arn:aws:iam::" + ourAccount + ":role/house"
-	houseName  = "cmd-house"
+	houseAccount = "111111111111"
+	houseRole    = "arn:aws:iam::" + houseAccount + ":role/house"
+	houseName    = "cmd-house"
 	// beta has a volume that takes more than one read to download.
 	houseTenants = `
 CREATE SCHEMA beta; CREATE TABLE beta.parts (id int PRIMARY KEY, name text);
@@ -57,11 +57,11 @@ func newHousehold(t *testing.T) *household {
 		}
 	})
 	h.worker = bucket.User{
-		ARN: "arn:aws:iam::" + ourAccount + ":user/worker", AccessKey: "AKIAHOUSEWORKER00000", SecretKey: "house/worker/secret/house/worker/secret",
+		ARN: "arn:aws:iam::" + houseAccount + ":user/worker", AccessKey: "AKIAHOUSEWORKER00000", SecretKey: "house/worker/secret/house/worker/secret",
 		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole","Resource":"*"}]}`,
 	}
 	h.operator = bucket.User{
-		ARN: "arn:aws:iam::" + ourAccount + ":user/operator", AccessKey: "AKIAHOUSEOPERATOR000", SecretKey: "house/operator/secret/house/operator/000",
+		ARN: "arn:aws:iam::" + houseAccount + ":user/operator", AccessKey: "AKIAHOUSEOPERATOR000", SecretKey: "house/operator/secret/house/operator/000",
 		Policy: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetLifecycleConfiguration","s3:PutLifecycleConfiguration","s3:ListBucket"],"Resource":"arn:aws:s3:::` + houseName + `"}]}`,
 	}
 	for _, u := range []bucket.User{h.worker, h.operator} {
@@ -69,7 +69,7 @@ func newHousehold(t *testing.T) *household {
 			t.Fatal(err)
 		}
 	}
-	if err := h.aws.CreateBucket(t.Context(), houseName, ourAccount); err != nil {
+	if err := h.aws.CreateBucket(t.Context(), houseName, houseAccount); err != nil {
 		t.Fatal(err)
 	}
 	nats, err := world.StartNATS(t.TempDir())
@@ -498,7 +498,11 @@ func (h *household) refusals() {
 	}
 	h.run("submit", "acme", "--job=j1", "--only=tables", "--wait").want(t, exitOK, "s3://cmd-house-acme/acme/j1/manifest.json")
 	h.run("links", "acme", "j1").want(t, exitRejected, "s3://cmd-house-acme/acme/j1/manifest.json is in the customer's own bucket", "fix:")
-	h.run("download", "acme", "j1", "--to="+to).want(t, exitRejected, "is in the customer's own bucket")
+	nowhere := filepath.Join(t.TempDir(), "nowhere")
+	h.run("download", "acme", "j1", "--to="+nowhere).want(t, exitRejected, "is in the customer's own bucket")
+	if _, err := os.Stat(nowhere); !os.IsNotExist(err) {
+		t.Errorf("a folder was made for nothing: %v", err)
+	}
 	if r := h.run("status", "acme", "j1"); strings.Contains(r.out, "expires") {
 		t.Errorf("a customer's delivery expires: %s", r)
 	}
