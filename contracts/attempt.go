@@ -12,6 +12,9 @@ type Attempt struct {
 	// ID tells this try's uploads from every other's, also after a record was lost and Number
 	// started again: the number and 64 random bits, "3-9f86d081884c7d65".
 	ID string `json:"id"`
+	// Conflicts is how many attempts of this job a standby has ended because its primary's changes were in their
+	// way. Whoever reads a database chooses by it which server to read.
+	Conflicts int `json:"conflicts,omitempty"`
 }
 
 // Prefix is the folder in the bucket that this attempt, and nothing else, may write to: "tenant/job/".

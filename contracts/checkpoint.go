@@ -39,6 +39,7 @@ type Plan struct {
 	Tables   []Table  `json:"tables,omitempty"`
 	Sources  []Source `json:"sources,omitempty"`
 	Excluded []string `json:"excluded,omitempty"`
+	Filter   Filtered `json:"filter,omitzero"`
 }
 
 // Source is one row of the attachment table.

@@ -32,6 +32,7 @@ func files(volume string, from, to int) (list []contracts.File) {
 func checkpoints() (pieces []contracts.Checkpoint, whole contracts.Checkpoint) {
 	plan := &contracts.Plan{
 		Snapshot: contracts.Snapshot{At: time.Unix(1e9, 0).UTC(), XID: "1:2:"}, Excluded: []string{"views"},
+		Filter:  contracts.Filtered{Tables: []string{"left"}, AttachmentsSince: time.Unix(9e8, 0).UTC(), AttachmentsLeftOut: 5},
 		Tables:  []contracts.Table{{Name: "t", Rows: 3, Columns: []contracts.Column{{Name: "a", Type: "text"}}}},
 		Sources: []contracts.Source{{ID: "0", Bucket: "b", Key: "k", Filename: "f"}, {ID: "1", Bucket: "b", Key: "k2"}, {ID: "2"}},
 	}

@@ -12,7 +12,7 @@ import (
 
 // DecodeStrict reads exactly one JSON value into v. It refuses what encoding/json lets pass: unknown
 // fields, a field given twice, a field in another case, invalid UTF-8, and anything after the value.
-// Names of fields, and keys of maps, are of a-z 0-9 _ only.
+// Names of fields, and keys of maps, are of a-z 0-9 _ - only.
 func DecodeStrict(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
@@ -49,7 +49,7 @@ func uniqueKeys(data []byte) error {
 			// encoding/json matches names as Unicode folds them: also the Kelvin sign is a k, and the
 			// long s an s. So what is not plain is refused, before it can be a second spelling.
 			if !plainKey(s) {
-				return fmt.Errorf("unknown field %.80q: field names are of a-z 0-9 _", s)
+				return fmt.Errorf("unknown field %.80q: field names are of a-z 0-9 _ -", s)
 			}
 			if open[top].seen[s] {
 				return fmt.Errorf("field %.80q is given twice", s)
@@ -81,6 +81,6 @@ func uniqueKeys(data []byte) error {
 
 func plainKey(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_'
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '-'
 	})
 }

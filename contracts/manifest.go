@@ -34,6 +34,8 @@ type Manifest struct {
 	Gaps []Gap `json:"gaps"`
 	// Excluded says, in words, what of the schema is not part of a snapshot.
 	Excluded []string `json:"excluded,omitempty"`
+	// Filter says what the tenant's own record leaves out. Absent: nothing.
+	Filter Filtered `json:"filter,omitzero"`
 
 	Volumes []Volume `json:"volumes"`
 	Files   []File   `json:"files"`
@@ -50,6 +52,20 @@ type Contents struct {
 	Attachments []Attachment
 	Gaps        []Gap
 	Excluded    []string
+	Filter      Filtered
+}
+
+// Filtered is what a [Filter] has left out of one snapshot, as far as the snapshot was asked for it: with only
+// attachments, nothing is said of tables.
+type Filtered struct {
+	// ExcludeTables are the patterns of the record.
+	ExcludeTables []string `json:"exclude_tables,omitempty"`
+	// Tables are those that a pattern matched, sorted. Partitions are left out with their table, and not named.
+	Tables []string `json:"tables,omitempty"`
+	// AttachmentsSince: rows of the attachment table that were created before this instant are left out, and
+	// AttachmentsLeftOut is how many there were. A row that does not say when it was created is delivered.
+	AttachmentsSince   time.Time `json:"attachments_since,omitzero"`
+	AttachmentsLeftOut int       `json:"attachments_left_out,omitempty"`
 }
 
 // Snapshot is one instant of a database.

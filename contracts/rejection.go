@@ -220,8 +220,8 @@ var advice = map[Code]Advice{
 		Fix:   "correct the schema with `snapfleet tenant set --schema`, or grant USAGE on it",
 	},
 	SchemaEmpty: {
-		Cause: "the schema has no tables, which for a tenant usually means that it is the wrong one",
-		Fix:   "correct the schema with `snapfleet tenant set --schema`",
+		Cause: "the schema has no tables, which for a tenant usually means that it is the wrong one; or its filter leaves out all of them",
+		Fix:   "correct the schema with `snapfleet tenant set --schema`, or the filter with --exclude-tables",
 	},
 	TableDenied: {
 		Cause: "the exporter's database role may not read the tables named above",

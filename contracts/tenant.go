@@ -25,7 +25,7 @@ type Tenant struct {
 	// Schema is the PostgreSQL schema that is read. Usually the same as Name.
 	Schema string `json:"schema"`
 	// Database names the PostgreSQL server that the schema is in, as the workers' configuration calls it.
-	// Empty: the workers' default.
+	// Empty, or [DefaultDatabase]: the workers' default.
 	Database string `json:"database,omitempty"`
 	// Destination is the customer's bucket and how to write there. Without bucket, region and role the tenant is
 	// delivered to the house's bucket, see [House].
@@ -39,6 +39,9 @@ type Tenant struct {
 	// UpdatedAt is when an operator last changed the record.
 	UpdatedAt time.Time `json:"updated_at,omitzero"`
 }
+
+// DefaultDatabase is what the workers' default database is called, where a name is needed.
+const DefaultDatabase = "default"
 
 // Destination is a customer's bucket, and the role in the customer's account that may write there: all of bucket, region
 // and role, or none of them.
@@ -130,7 +133,8 @@ func (f Filter) AttachmentsSince(at time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%.80q is neither an age such as 90d nor an instant such as 2026-01-01 or 2026-01-01T00:00:00Z", s)
 }
 
-func (f Filter) validate() error {
+// Validate names the first pattern, or the age or instant, that cannot be meant.
+func (f Filter) Validate() error {
 	if len(f.ExcludeTables) > maxPatterns {
 		return fmt.Errorf("%d patterns, the limit is %d", len(f.ExcludeTables), maxPatterns)
 	}
@@ -183,6 +187,9 @@ func ValidTenant(name string) bool { return tenantName.MatchString(name) }
 // ValidJob reports whether job is safe as a path segment, a subject token and a record key.
 func ValidJob(job string) bool { return jobName.MatchString(job) }
 
+// ValidDatabase reports whether name can be a [Tenant].Database.
+func ValidDatabase(name string) bool { return databaseID.MatchString(name) }
+
 // Account is the 12-digit account that must own the bucket.
 func (d Destination) Account() string {
 	if d.Owner != "" {
@@ -224,7 +231,7 @@ func (t Tenant) Validate() error {
 		return bad("name", t.Name, "1 to 63 of A-Z a-z 0-9 _ -, starting with a letter or digit")
 	case t.Schema == "" || len(t.Schema) > 63 || strings.ContainsRune(t.Schema, 0) || !utf8.ValidString(t.Schema):
 		return bad("schema", t.Schema, "a PostgreSQL schema name of 1 to 63 bytes")
-	case t.Database != "" && !databaseID.MatchString(t.Database):
+	case t.Database != "" && !ValidDatabase(t.Database):
 		return bad("database", t.Database, "1 to 32 of a-z 0-9 _ -, starting with a letter or digit")
 	case !t.Format.valid():
 		return bad("format", string(t.Format), fmt.Sprintf("%q or %q", CSV, JSONL))
@@ -236,7 +243,7 @@ func (t Tenant) Validate() error {
 	if err := t.Destination.validate(); err != nil {
 		return &Rejection{Code: InvalidTenant, Err: fmt.Errorf("tenant %.80q: %w", t.Name, err)}
 	}
-	if err := t.Filter.validate(); err != nil {
+	if err := t.Filter.Validate(); err != nil {
 		return &Rejection{Code: InvalidTenant, Err: fmt.Errorf("tenant %.80q: filter: %w", t.Name, err)}
 	}
 	return nil
