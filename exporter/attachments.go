@@ -41,10 +41,11 @@ const (
 	fileColumns
 )
 
-func newFile(values [][]byte) (f file) {
+// newFile is the row whose columns are at these places.
+func newFile(values [][]byte, places []int) (f file) {
 	var b strings.Builder
-	for i, v := range values {
-		b.Write(v)
+	for i, at := range places {
+		b.Write(values[at])
 		f.ends[i] = uint32(b.Len())
 	}
 	f.text = b.String()
@@ -85,13 +86,20 @@ func (f *file) attachment() contracts.Attachment {
 // readAttachments reads the rows within the snapshot, and refuses those that no tenant may have.
 func (s *Snapshot) readAttachments() error {
 	ctx, conn := s.ctx, s.holder
+	since, err := s.attachmentsSince()
+	if err != nil {
+		return err
+	}
+	s.filter.AttachmentsSince = since
 	if err := exec(ctx, conn, "SAVEPOINT attachments"); err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
-	err := s.queryAttachments()
+	err = s.queryAttachments()
 	if code := sqlstate(err); code == undefinedTable && s.attempt.Request.Wants(contracts.Tables) {
 		s.files, err = nil, nil
 		s.excluded = append(s.excluded, "attachments: the schema has no attachment table")
+	} else if code == undefinedColumn && !since.IsZero() {
+		return contracts.Reject(contracts.AttachmentsUnreadable, "%s (SQLSTATE %s)", withoutCreated, code)
 	} else if strings.HasPrefix(code, "42") || code == undefinedSchema {
 		return &contracts.Rejection{Code: contracts.AttachmentsUnreadable, Err: failed(ctx, err, "read the attachment table")}
 	}
@@ -110,15 +118,23 @@ func (s *Snapshot) readAttachments() error {
 
 // queryAttachments streams the rows in text form, whatever their types.
 func (s *Snapshot) queryAttachments() error {
-	result := s.holder.PgConn().Exec(s.ctx, s.exporter.cfg.Attachments.forSchema(s.attempt.Tenant.Schema))
+	query := s.exporter.cfg.Attachments.forSchema(s.attempt.Tenant.Schema)
+	if since := s.filter.AttachmentsSince; !since.IsZero() {
+		if s.exporter.cfg.Attachments.Query == DefaultAttachmentsQuery {
+			query = strings.Replace(query, " FROM ", ", "+createdColumn+" FROM ", 1)
+		}
+		return s.queryRecent(query, since)
+	}
+	result := s.holder.PgConn().Exec(s.ctx, query)
 	for result.NextResult() {
 		rows := result.ResultReader()
-		if n := len(rows.FieldDescriptions()); n != fileColumns {
+		places, _, err := columnsOf(rows.FieldDescriptions())
+		if err != nil {
 			result.Close()
-			return contracts.Reject(contracts.AttachmentsUnreadable, "the attachment query gives %d columns, not %d", n, fileColumns)
+			return err
 		}
 		for rows.NextRow() {
-			s.files = append(s.files, newFile(rows.Values()))
+			s.files = append(s.files, newFile(rows.Values(), places))
 		}
 	}
 	return result.Close()

@@ -20,6 +20,11 @@ type catalog struct {
 	schemaOID uint32
 	relations []*relation // sorted by name, as bytes
 	edges     []edge      // who inherits from whom, where the parent is one of relations
+
+	// Set by leaveOut.
+	out     map[uint32]bool // what the tenant's filter excludes
+	leftOut []string        // the tables of it, sorted
+	asked   map[uint32]bool // what the attachment query reads
 }
 
 // relation is a row of pg_class.
@@ -56,11 +61,11 @@ func (r *relation) quoted(schema string) string { return pgx.Identifier{schema, 
 // isTable reports whether the relation's rows, or its partitions' rows, belong into a snapshot.
 func (r *relation) isTable() bool { return r.kind == "r" || r.kind == "p" }
 
-// tables are the relations that are locked and read.
+// tables are the relations that are read.
 func (c *catalog) tables() []*relation {
 	var tables []*relation
 	for _, r := range c.relations {
-		if r.isTable() {
+		if r.isTable() && !c.out[r.oid] {
 			tables = append(tables, r)
 		}
 	}
@@ -68,8 +73,8 @@ func (c *catalog) tables() []*relation {
 }
 
 func (c *catalog) equal(other *catalog) bool {
-	return c.schemaOID == other.schemaOID && slices.Equal(c.edges, other.edges) &&
-		slices.EqualFunc(c.tables(), other.tables(), func(a, b *relation) bool {
+	return c.schemaOID == other.schemaOID && slices.Equal(c.kept(), other.kept()) &&
+		slices.EqualFunc(c.locked(), other.locked(), func(a, b *relation) bool {
 			x, y := *a, *b
 			x.columns, y.columns = nil, nil
 			return x.same(y) && slices.Equal(a.columns, b.columns)
@@ -217,27 +222,37 @@ func (c *catalog) listCode(ctx context.Context, conn *pgx.Conn) error {
 // is named in no other way.
 var qualified = regexp.MustCompile(`\.\s*(?:"((?:[^"]|"")+)"|([\pL_][\pL\pN_$]*))`)
 
-// checkQuery refuses a query that names a relation whose owner's code it would run, as our role, with our rights to
-// all tenants' tables; or one with rows in another schema.
-func (c *catalog) checkQuery(sql string) error {
+// readBy finds the relations that a query names, with their children, and those children of them that are in another
+// schema.
+func (c *catalog) readBy(sql string) (read map[uint32]bool, foreign []string) {
 	named := map[string]bool{}
 	for _, m := range qualified.FindAllStringSubmatch(sql, -1) {
 		named[strings.ReplaceAll(m[1], `""`, `"`)], named[strings.ToLower(m[2])] = true, true
 	}
-	read := map[uint32]bool{}
+	read = map[uint32]bool{}
 	for _, r := range c.relations {
 		read[r.oid] = named[r.name]
 	}
 	for more := true; more; { // whoever reads a table reads its children, and theirs
 		more = false
 		for _, e := range c.edges {
-			switch {
-			case read[e.parent] && e.childSchema != "":
-				return c.foreign([]string{e.childSchema})
-			case read[e.parent] && !read[e.child]:
+			if read[e.parent] && !read[e.child] {
 				read[e.child], more = true, true
+				if e.childSchema != "" {
+					foreign = append(foreign, e.childSchema)
+				}
 			}
 		}
+	}
+	return read, foreign
+}
+
+// checkQuery refuses a query that names a relation whose owner's code it would run, as our role, with our rights to
+// all tenants' tables; or one with rows in another schema.
+func (c *catalog) checkQuery(sql string) error {
+	read, foreign := c.readBy(sql)
+	if len(foreign) > 0 {
+		return c.foreign(foreign)
 	}
 	for _, r := range c.relations {
 		if read[r.oid] && (r.kind == "v" || r.kind == "f" || r.code) {
@@ -264,14 +279,14 @@ func (c *catalog) check(standby bool) error {
 			unlogged = append(unlogged, r.name)
 		}
 	}
-	for _, e := range c.edges {
+	for _, e := range c.kept() {
 		if e.childSchema != "" {
 			foreign = append(foreign, e.childSchema)
 		}
 	}
 	switch {
 	case len(tables) == 0:
-		return contracts.Reject(contracts.SchemaEmpty, "schema %q has no tables", c.schema)
+		return c.empty()
 	case len(denied) > 0:
 		return contracts.Reject(contracts.TableDenied, "no right to SELECT from %s of schema %q", list(denied), c.schema)
 	case len(secured) > 0:
@@ -321,13 +336,13 @@ func (c *catalog) excluded() []string {
 			excluded = append(excluded, k.what+strings.Join(names, ", "))
 		}
 	}
-	for _, r := range c.relations {
-		if r.isTable() && r.code && slices.ContainsFunc(r.columns, func(c column) bool { return c.Generated }) {
+	for _, r := range c.tables() {
+		if r.code && slices.ContainsFunc(r.columns, func(c column) bool { return c.Generated }) {
 			excluded = append(excluded, "generated columns of a table with an index or statistics that call a function: "+r.name)
 		}
 	}
 	for _, r := range c.relations {
-		if r.foreignSub {
+		if r.foreignSub && !c.out[r.oid] {
 			excluded = append(excluded, "the rows of a partition that is a foreign table: "+r.name)
 		}
 	}

@@ -49,6 +49,9 @@ type Attachments struct {
 	// content_type, s3_bucket, s3_key, s3_etag, each of any type, all but id nullable. {schema} stands for
 	// the tenant's schema, quoted. It runs in the snapshot's own read-only transaction, with an empty
 	// search_path, and may read tables but not views. Default: [DefaultAttachmentsQuery].
+	//
+	// Where a tenant leaves out old attachments it has to give a created_at, too, a timestamptz, timestamp or date,
+	// anywhere among the others; the default query does. A row where it is NULL is delivered.
 	Query string
 
 	// Sources are the only places that files are fetched from. A row that names another bucket or key ends

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 
@@ -106,8 +107,6 @@ func (s *Snapshot) open() (err error) {
 
 // openTables takes the instant and everything that depends on it.
 func (s *Snapshot) openTables() error {
-	ctx := s.ctx
-
 	// The tables have to be known to be locked, but whoever looks at a catalog has taken their snapshot. So
 	// look in a transaction of its own, lock, take the snapshot, and look again.
 	before, err := s.look()
@@ -118,7 +117,7 @@ func (s *Snapshot) openTables() error {
 	if err != nil {
 		return err
 	}
-	after, err := listCatalog(ctx, s.holder, s.attempt.Tenant.Schema)
+	after, err := s.list()
 	if err != nil {
 		return err
 	}
@@ -139,6 +138,7 @@ func (s *Snapshot) openTables() error {
 		}
 	}
 	s.excluded = after.excluded()
+	s.filter.ExcludeTables, s.filter.Tables = s.attempt.Tenant.Filter.ExcludeTables, after.leftOut
 	if s.attempt.Request.Wants(contracts.Attachments) {
 		if err := after.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {
 			return err
@@ -156,6 +156,20 @@ func (s *Snapshot) openTables() error {
 	return nil
 }
 
+// list reads the catalog, and marks what the tenant leaves out.
+func (s *Snapshot) list() (*catalog, error) {
+	c, err := listCatalog(s.ctx, s.holder, s.attempt.Tenant.Schema)
+	if err != nil {
+		return nil, err
+	}
+	query := ""
+	if s.attempt.Request.Wants(contracts.Attachments) {
+		query = s.exporter.cfg.Attachments.Query
+	}
+	c.leaveOut(s.attempt.Tenant.Filter, query)
+	return c, nil
+}
+
 // look ends what older attempts have left, and lists and checks the schema, in a transaction that is over when it
 // returns.
 func (s *Snapshot) look() (*catalog, error) {
@@ -169,7 +183,7 @@ func (s *Snapshot) look() (*catalog, error) {
 	if err := s.exporter.takeSlot(ctx, s.holder); err != nil {
 		return nil, err // before anything is locked for nothing
 	}
-	c, err := listCatalog(ctx, s.holder, s.attempt.Tenant.Schema)
+	c, err := s.list()
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +212,7 @@ func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 	start := begin + s.exporter.settings()
 	if c == nil {
 		err = failed(ctx, exec(ctx, s.holder, start), "begin the snapshot")
-	} else if err = lockTables(ctx, s.holder, start+"; ", c.schema, c.tables(), ""); err != nil {
+	} else if err = lockTables(ctx, s.holder, start+"; ", c.schema, c.locked(), ""); err != nil {
 		err = lockFailed(ctx, err)
 	}
 	if err != nil {
@@ -230,11 +244,11 @@ func lockFailed(ctx context.Context, err error) error {
 	return failed(ctx, err, "lock the tables")
 }
 
-// measure asks how large the tables are.
+// measure asks how large the tables are. To ask that of a table is to lock it for a moment.
 func (s *Snapshot) measure(c *catalog) (map[uint32]storage, error) {
 	rows, err := s.holder.Query(s.ctx, `
 		SELECT oid, coalesce(pg_relation_size(oid), 0), coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0)
-		FROM pg_class WHERE relnamespace = $1 AND relkind = 'r'`, c.schemaOID)
+		FROM pg_class WHERE relnamespace = $1 AND relkind = 'r' AND oid <> ALL ($2::oid[])`, c.schemaOID, slices.AppendSeq([]uint32{}, maps.Keys(c.out)))
 	if err != nil {
 		return nil, failed(s.ctx, err, "measure the tables")
 	}

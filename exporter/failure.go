@@ -26,6 +26,7 @@ var (
 // The SQLSTATEs that something depends on.
 const (
 	undefinedTable        = "42P01"
+	undefinedColumn       = "42703"
 	undefinedSchema       = "3F000"
 	insufficientPrivilege = "42501"
 	deadlockDetected      = "40P01"

@@ -18,7 +18,7 @@ import (
 // cannot, as it may in a database without an encoding: a key that is not the same afterwards names another file,
 // or none, and so nobody goes on with such an attempt.
 func (s *Snapshot) Plan() *contracts.Plan {
-	p := &contracts.Plan{Snapshot: s.taken, Excluded: s.excluded, Sources: make([]contracts.Source, len(s.files))}
+	p := &contracts.Plan{Snapshot: s.taken, Excluded: s.excluded, Filter: s.filter, Sources: make([]contracts.Source, len(s.files))}
 	for _, t := range s.tables {
 		p.Tables = append(p.Tables, t.Table)
 	}
@@ -82,11 +82,14 @@ func (e *Exporter) Resume(ctx context.Context, a contracts.Attempt, c contracts.
 	return s, nil
 }
 
+// inOrder are the places of a file's columns in a row of nothing else.
+var inOrder = [fileColumns]int{idColumn, entityColumn, filenameColumn, typeColumn, bucketColumn, keyColumn, etagColumn}
+
 func (s *Snapshot) restore(c contracts.Checkpoint) error {
 	if c.Plan == nil {
 		return errors.New("there is no plan")
 	}
-	s.taken, s.excluded, s.planned = c.Plan.Snapshot, c.Plan.Excluded, len(c.Objects) > 0
+	s.taken, s.excluded, s.filter, s.planned = c.Plan.Snapshot, c.Plan.Excluded, c.Plan.Filter, len(c.Objects) > 0
 	for _, t := range c.Plan.Tables {
 		s.tables = append(s.tables, &table{Table: t})
 	}
@@ -101,7 +104,7 @@ func (s *Snapshot) restore(c contracts.Checkpoint) error {
 			row[column] = []byte(text)
 		}
 		f := &s.files[i]
-		*f = newFile(row[:])
+		*f = newFile(row[:], inOrder[:])
 		at[src.ID] = f
 		if s.planned && f.stored() {
 			o := c.Objects[i]

@@ -174,7 +174,7 @@ func TestResumedWithGaps(t *testing.T) {
 func TestNoPlanOfOddBytes(t *testing.T) {
 	t.Parallel()
 	for text, ok := range map[string]bool{"files/acme/näme": true, "files/acme/n\xe4me": false} {
-		s := &Snapshot{files: []file{newFile([][]byte{[]byte("1"), nil, nil, nil, []byte("b"), []byte(text), nil})}}
+		s := &Snapshot{files: []file{newFile([][]byte{[]byte("1"), nil, nil, nil, []byte("b"), []byte(text), nil}, inOrder[:])}}
 		if (s.Plan() != nil) != ok {
 			t.Errorf("%q: %t", text, !ok)
 		}

@@ -33,6 +33,7 @@ type Snapshot struct {
 	files    []file
 	sources  sources
 	excluded []string
+	filter   contracts.Filtered
 
 	// Of the attachments.
 	planned bool            // the store has been asked for every file
@@ -246,7 +247,7 @@ func (s *Snapshot) Totals() (tables, files int) {
 
 // Contents is the exporter's part of the manifest. It is complete once both archives have been written.
 func (s *Snapshot) Contents() contracts.Contents {
-	c := contracts.Contents{Snapshot: s.taken, Excluded: s.excluded}
+	c := contracts.Contents{Snapshot: s.taken, Excluded: s.excluded, Filter: s.filter}
 	for _, t := range s.tables {
 		c.Tables = append(c.Tables, t.Table)
 	}

@@ -125,7 +125,7 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 	leafOf := make(map[uint32]bool) // partitions of a root of ours
 	children := make(map[uint32][]*relation)
 	parents := make(map[uint32][]string)
-	for _, e := range c.edges {
+	for _, e := range c.kept() {
 		child := byOID[e.child]
 		if child == nil || !child.isTable() {
 			continue
