@@ -132,7 +132,7 @@ type readFlags struct {
 	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by 2 to 8 %, with 6 they take two to three times as long."`
 	LockTimeout      time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
 
-	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
+	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag; and created_at where tenants leave out old attachments. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
 	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix stands for the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
 	AttachmentsRegion string       `group:"attachments" placeholder:"REGION" help:"Region of these buckets. Default: AWS_REGION."`
 	AttachmentsFetch  int          `group:"attachments" default:"8" help:"Attachments that are fetched at once."`
@@ -300,6 +300,7 @@ func kongOptions() []kong.Option {
 			{Key: "lease", Title: "Leases"},
 			{Key: "postgres", Title: "PostgreSQL"},
 			{Key: "attachments", Title: "Attachments"},
+			{Key: "filter", Title: "What is left out"},
 			{Key: "s3", Title: "S3"},
 			{Key: "house", Title: "The house bucket"},
 			{Key: "nats", Title: "NATS"},

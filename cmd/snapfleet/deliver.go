@@ -103,7 +103,7 @@ func expect(s *exporter.Snapshot) func(*contracts.Progress) {
 // manifest is what the reading side knows; the uploader adds what it wrote.
 func manifest(ctx context.Context, c contracts.Contents) contracts.Manifest {
 	m := contracts.Manifest{
-		Snapshot: c.Snapshot, Tables: c.Tables, Attachments: c.Attachments, Gaps: c.Gaps, Excluded: c.Excluded,
+		Snapshot: c.Snapshot, Tables: c.Tables, Attachments: c.Attachments, Gaps: c.Gaps, Excluded: c.Excluded, Filter: c.Filter,
 		Producer: contracts.Producer{Name: "snapfleet", Version: buildVersion()},
 	}
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {

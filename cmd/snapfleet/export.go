@@ -25,6 +25,7 @@ type exportCmd struct {
 	Format     contracts.Format `enum:"csv.gz,jsonl.gz" default:"csv.gz" help:"How the rows of a table are written: PostgreSQL's CSV, or one JSON object a line."`
 	VolumeSize byteSize         `default:"50GiB" help:"Size at which a .tar is split."`
 
+	filterFlags
 	databaseFlags
 	readFlags
 }
@@ -40,6 +41,7 @@ The folder appears whole or not at all: what is written has a temporary name unt
 it removes what it wrote.`,
 		examples: []example{
 			{"A schema of a local database.", "snapfleet export acme --database-url=postgres:///ion --to=/var/backups\nsnapfleet verify /var/backups/acme/2026-03-31-143022"},
+			{"Not all of it.", "snapfleet export acme --to=. --exclude-tables='audit_*,staging'"},
 			{"With attachments.", "snapfleet export acme --to=. --attachments-source='ion-files={tenant}/'"},
 		},
 		env:   [][2]string{envPG, envAWS, envColor},
@@ -108,8 +110,12 @@ func (e *exportCmd) attempt(now time.Time) (contracts.Attempt, error) {
 	if err := checkNames(a.Request.Tenant, a.Request.Job); err != nil {
 		return a, err
 	}
+	filter := e.filterFlags.change(contracts.Filter{})
+	if err := filter.Validate(); err != nil {
+		return a, usagef("--exclude-tables or --attachments-newer-than: %w", err)
+	}
 	limits := contracts.Limits{VolumeBytes: int64(e.VolumeSize)}
-	a.Tenant = contracts.Tenant{Name: a.Request.Tenant, Schema: e.Schema, Format: e.Format, Limits: limits}.WithDefaults()
+	a.Tenant = contracts.Tenant{Name: a.Request.Tenant, Schema: e.Schema, Format: e.Format, Limits: limits, Filter: filter}.WithDefaults()
 	return a, nil
 }
 

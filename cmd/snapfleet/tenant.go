@@ -37,11 +37,13 @@ type tenantSetCmd struct {
 	KMSKey     *string          `name:"kms-key" group:"s3" placeholder:"ARN" help:"KMS key to encrypt with. Without it the bucket's own encryption applies."`
 	Endpoint   *string          `group:"s3" placeholder:"URL" help:"S3-compatible store other than AWS, https://host[:port]. The workers must --allow-endpoint it."`
 	Schema     *string          `placeholder:"NAME" help:"PostgreSQL schema that is read. Default: the tenant's name."`
+	Database   *string          `placeholder:"NAME" help:"PostgreSQL server that the schema is in, as the workers' --databases calls it. Default: the workers' --database-url."`
 	VolumeSize *byteSize        `placeholder:"SIZE" help:"Size at which a .tar is split, 32MiB to 1TiB. Default: 50GiB."`
 	Format     contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written, unless a request says otherwise: PostgreSQL's CSV, or one JSON object a line. Default: csv.gz."`
 	Gaps       string           `enum:"deliver,fail," default:"" help:"What a missing attachment means: deliver the rest and name the gap, or fail the job. Default: deliver."`
 	JSON       bool             `name:"json" help:"Print the record as JSON."`
 
+	filterFlags
 	natsFlags
 }
 
@@ -60,6 +62,7 @@ password, but it belongs in no ticket and no log either.`,
 			{"Register.", "snapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet"},
 			{"Register a tenant without a bucket.", "snapfleet tenant set beta"},
 			{"Change one field.", "snapfleet tenant set acme --format=jsonl.gz"},
+			{"Leave things out; the manifest says so. And take one of them back.", "snapfleet tenant set acme --exclude-tables='audit_*,staging' --attachments-newer-than=90d\nsnapfleet tenant set acme --exclude-tables="},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
 	}
@@ -130,6 +133,7 @@ func (t *tenantSetCmd) change(r contracts.Tenant) contracts.Tenant {
 	}
 	d := &r.Destination
 	lay(&r.Schema, t.Schema)
+	lay(&r.Database, t.Database)
 	lay(&d.Bucket, t.Bucket)
 	lay(&d.Region, t.Region)
 	lay(&d.RoleARN, t.RoleARN)
@@ -145,6 +149,7 @@ func (t *tenantSetCmd) change(r contracts.Tenant) contracts.Tenant {
 	if t.Gaps != "" {
 		r.Limits.Gaps = contracts.GapPolicy(t.Gaps)
 	}
+	r.Filter = t.filterFlags.change(r.Filter)
 	return r
 }
 
@@ -223,10 +228,14 @@ func checkedBy(k consumer.Checkup) string {
 
 // tenant prints a record for people, and what else is to be said of it.
 func (c *console) tenant(t contracts.Tenant, more ...[2]string) {
-	d := t.Destination
+	d, newer := t.Destination, ""
+	if age := t.Filter.AttachmentsNewerThan; age != "" {
+		newer = "newer than " + age
+	}
 	c.facts(append([][2]string{
 		{"tenant", c.bold(t.Name)},
 		{"schema", t.Schema},
+		{"database", t.Database},
 		{"bucket", bucketWord(d)},
 		{"region", d.Region},
 		{"role", d.RoleARN},
@@ -238,6 +247,8 @@ func (c *console) tenant(t contracts.Tenant, more ...[2]string) {
 		{"format", string(t.Format)},
 		{"volumes of", size(t.Limits.VolumeBytes)},
 		{"gaps", string(t.Limits.Gaps)},
+		{"without tables", strings.Join(t.Filter.ExcludeTables, ", ")},
+		{"attachments", newer},
 		{"updated", when(t.UpdatedAt)},
 	}, more...)...)
 }

@@ -129,14 +129,14 @@ func (v *verifyCmd) source(ctx context.Context) (uploader.Source, error) {
 func (c *console) report(r uploader.Report, files bool) {
 	m := r.Manifest
 	if m.Version != 0 {
-		c.facts(
-			[2]string{"delivery", c.bold(r.Source)},
-			[2]string{"tenant", m.Tenant},
-			[2]string{"job", m.Job},
-			[2]string{"snapshot", when(m.Snapshot.At)},
-			[2]string{"format", string(m.Format)},
-			[2]string{"made by", m.Producer.Name + " " + m.Producer.Version},
-		)
+		c.facts(append([][2]string{
+			{"delivery", c.bold(r.Source)},
+			{"tenant", m.Tenant},
+			{"job", m.Job},
+			{"snapshot", when(m.Snapshot.At)},
+			{"format", string(m.Format)},
+			{"made by", m.Producer.Name + " " + m.Producer.Version},
+		}, leftOut(m.Filter)...)...)
 		fmt.Fprintln(c.out)
 	}
 	if len(r.Volumes) > 0 {
