@@ -243,7 +243,7 @@ func (c *Consumer) attemptOf(ctx context.Context, r record) (contracts.Attempt, 
 	if err != nil {
 		return contracts.Attempt{}, err
 	}
-	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID}, nil
+	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID, Conflicts: r.Conflicts}, nil
 }
 
 // postpone lets the message come again; err is logged, because nobody else will tell.

@@ -298,6 +298,9 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 		if v.act != release {
 			r.Errors++
 			r.Vain++
+			if conflicted(err) {
+				r.Conflicts++
+			}
 		}
 		if v.delay > 0 {
 			r.NotBefore = time.Now().Add(v.delay).UTC()

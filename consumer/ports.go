@@ -49,9 +49,13 @@ type LostUpload interface{ LostUpload() bool }
 // then wait in the queue, while one tries.
 type Unreachable interface{ Unreachable() bool }
 
-// Busy is the behaviour of an error of Prepare that says: the source serves as many of us as it may. Nobody is to
-// blame; the job waits in the queue.
+// Busy is the behaviour of an error of Prepare that says: the source serves as many of us as it may, or this worker does
+// not know it. Nobody is to blame; the job waits in the queue, for any worker, until its deadline.
 type Busy interface{ Busy() bool }
+
+// RecoveryConflict is the behaviour of an error of Prepare that says: a standby was read, and did not let us end. The
+// job's next attempts are told how often that was; see [contracts.Attempt].
+type RecoveryConflict interface{ RecoveryConflict() bool }
 
 // Journal is where an attempt in progress writes what its successor, or a watcher, needs to know.
 type Journal interface {

@@ -67,8 +67,9 @@ type record struct {
 	// Delivery is set with COMMITTING and does not change before the job is over or begins again.
 	Delivery *delivery `json:"delivery,omitempty"`
 
-	Errors    int       `json:"errors,omitempty"`  // attempts that ended in an error
-	Crashes   int       `json:"crashes,omitempty"` // owners that went silent
+	Errors    int       `json:"errors,omitempty"`    // attempts that ended in an error
+	Crashes   int       `json:"crashes,omitempty"`   // owners that went silent
+	Conflicts int       `json:"conflicts,omitempty"` // of the errors, those that are a RecoveryConflict
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 	NotBefore time.Time `json:"not_before,omitzero"` // the next attempt waits for this

@@ -99,6 +99,12 @@ func inContext(err error, r *contracts.Rejection) *contracts.Rejection {
 	return &contracts.Rejection{Code: r.Code, Err: fmt.Errorf("%s%w", before, r.Err)}
 }
 
+// conflicted reports whether err is a RecoveryConflict.
+func conflicted(err error) bool {
+	var c RecoveryConflict
+	return errors.As(err, &c) && c.RecoveryConflict()
+}
+
 func exhausted(err error, code contracts.Code) *contracts.Rejection {
 	return &contracts.Rejection{Code: code, Err: err}
 }

@@ -1,11 +1,14 @@
 package exporter
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/snapfleet/snapfleet/contracts"
 )
 
 // Config is how snapshots are read. The zero value means the defaults.
@@ -15,6 +18,13 @@ type Config struct {
 	// schema of thousands of tables gets fewer, because each connection locks every table, and one that is
 	// no more than a chunk is read by the connection that holds the instant.
 	Connections int
+
+	// Databases are the PostgreSQL servers that tenants' records name. That of [contracts.DefaultDatabase] is for
+	// those who name none. Default: only the one that [New] is given.
+	Databases map[string]Database
+
+	// Fallback is told of each replica that could not be read, so that its primary is. Default: nobody is.
+	Fallback func(ctx context.Context, database string, err error)
 
 	// FleetConnections is how many sessions the whole fleet reads a database with, all snapshots together;
 	// those that only ask whether there is room are not counted. Default 20: two workers with two snapshots
@@ -78,6 +88,11 @@ const DefaultAttachmentsQuery = `SELECT id, entity_id, filename, content_type, s
 
 // Validate names the first setting that cannot work.
 func (c Config) Validate() error {
+	for name, d := range c.Databases {
+		if !contracts.ValidDatabase(name) || d.Primary == nil {
+			return fmt.Errorf("database %.80q: a name of 1 to 32 of a-z 0-9 _ - and a primary are needed", name)
+		}
+	}
 	for _, s := range c.Attachments.Sources {
 		if s.Bucket == "" || len(s.Prefix) < 2 || !strings.HasSuffix(s.Prefix, "/") {
 			return fmt.Errorf("attachments source %q/%q: a bucket and a prefix that ends in a slash are needed", s.Bucket, s.Prefix)

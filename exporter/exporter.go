@@ -21,18 +21,20 @@ import (
 
 var tracer = otel.Tracer("github.com/snapfleet/snapfleet/exporter")
 
-// Exporter opens snapshots of the schemas of one database. It is safe for concurrent use, and holds nothing
+// Exporter opens snapshots of the schemas of some databases. It is safe for concurrent use, and holds nothing
 // open itself.
 type Exporter struct {
-	db     *pgx.ConnConfig
-	source *s3.Client
-	cfg    Config
+	databases map[string]Database
+	source    *s3.Client
+	cfg       Config
 }
 
-// New makes an exporter. db must come from [pgx.ParseConfig]. source is asked for attachments, with its own
+// New makes an exporter. db is the default database, unless the configuration has one of that name, and must come
+// from [pgx.ParseConfig]. source is asked for attachments, with its own
 // credentials and never with a customer's; without one, a tenant that has stored attachments is rejected.
 func New(db *pgx.ConnConfig, source *s3.Client, cfg Config) *Exporter {
-	return &Exporter{db: db.Copy(), source: source, cfg: cfg.withDefaults()}
+	cfg = cfg.withDefaults()
+	return &Exporter{databases: withDefault(cfg.Databases, db, cfg.FleetConnections), source: source, cfg: cfg}
 }
 
 // openTries is how often Open looks at a schema whose tables are altered under its eyes.
@@ -41,24 +43,36 @@ const openTries = 5
 // Open takes a snapshot of the attempt's tenant: it ends what older attempts of the job left in the database,
 // locks every table, takes the instant, and reads the list of attachments. It refuses, with a rejection that
 // names all of them, what could not be read whole. An error with a method Busy() bool that says true means that
-// the database has no room for one more session now. ctx is the life of the snapshot, not only of the call;
+// the database has no room for one more session now, or that this worker does not know it; one with RecoveryConflict()
+// bool that a standby could not be read in peace, here or in whatever is read of the snapshot later. ctx is the life of the snapshot, not only of the call;
 // whoever opens a snapshot also closes it.
 func (e *Exporter) Open(ctx context.Context, a contracts.Attempt) (_ *Snapshot, err error) {
 	_, span := tracer.Start(ctx, "open snapshot", trace.WithAttributes(
 		attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", a.Tenant.Schema)))
 	defer func() { endSpan(span, err) }()
 
+	s, err := e.openSomewhere(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("open a snapshot of %s: %w", a.Tenant.Name, err)
+	}
+	span.SetAttributes(attribute.Int("snapfleet.tables", len(s.tables)), attribute.Int("snapfleet.attachments", len(s.files)),
+		attribute.Int("snapfleet.connections", len(s.siblings)), attribute.Int("snapfleet.tries", s.tries))
+	return s, nil
+}
+
+// openOn opens a snapshot on one server.
+func (e *Exporter) openOn(ctx context.Context, a contracts.Attempt, on *server) (*Snapshot, error) {
 	for try := 1; ; try++ {
-		s := &Snapshot{exporter: e, attempt: a}
+		s := &Snapshot{exporter: e, server: on, attempt: a, tries: try}
 		s.ctx, s.cancel = context.WithCancelCause(ctx)
-		if err = s.open(); err == nil {
-			span.SetAttributes(attribute.Int("snapfleet.tables", len(s.tables)), attribute.Int("snapfleet.attachments", len(s.files)),
-				attribute.Int("snapfleet.connections", len(s.siblings)), attribute.Int("snapfleet.tries", try))
+		err := s.open()
+		if err == nil {
 			return s, nil
 		}
+		err = s.asConflict(s.ctx, err, standbyConflicts)
 		s.Close()
 		if !errors.Is(err, errMoved) || try == openTries {
-			return nil, fmt.Errorf("open a snapshot of %s: %w", a.Tenant.Name, err)
+			return nil, err
 		}
 	}
 }
@@ -74,7 +88,7 @@ func endSpan(span trace.Span, err error) {
 // open is one try. What it leaves behind when it fails is closed by the caller.
 func (s *Snapshot) open() (err error) {
 	e, ctx := s.exporter, s.ctx
-	if s.holder, err = e.connect(ctx, sessionName(s.attempt)); err != nil {
+	if s.holder, err = s.server.connect(ctx, sessionName(s.attempt)); err != nil {
 		return err
 	}
 	if s.attempt.Request.Wants(contracts.Tables) {
@@ -180,7 +194,7 @@ func (s *Snapshot) look() (*catalog, error) {
 	if err := evict(ctx, s.holder, s.attempt); err != nil {
 		return nil, err
 	}
-	if err := s.exporter.takeSlot(ctx, s.holder); err != nil {
+	if err := s.server.takeSlot(ctx, s.holder); err != nil {
 		return nil, err // before anything is locked for nothing
 	}
 	c, err := s.list()
@@ -221,7 +235,7 @@ func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 	var version int
 	var slot *int32 // not before the instant: to ask for it is a query, which would take it
 	err = s.holder.QueryRow(ctx, `SELECT pg_export_snapshot(), clock_timestamp(), current_setting('server_version'), current_setting('server_version_num')::int4,
-		current_setting('block_size')::int8, `+lockCapacity+`, `+s.exporter.slotColumn()+`, `+instantColumns).
+		current_setting('block_size')::int8, `+lockCapacity+`, `+s.server.slotColumn()+`, `+instantColumns).
 		Scan(append([]any{&o.snapshot, &s.taken.At, &s.taken.ServerVersion, &version, &o.cut.pageBytes, &o.locks, &slot}, s.instant.fields()...)...)
 	if err != nil {
 		return o, failed(ctx, err, "export the snapshot")
@@ -230,7 +244,7 @@ func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 		o.cut.chunkBytes = s.exporter.cfg.ChunkBytes
 	}
 	s.taken.At, s.taken.XID, s.taken.Standby = s.taken.At.UTC(), s.instant.XID, s.instant.Standby
-	return o, s.exporter.taken(slot)
+	return o, s.server.taken(slot)
 }
 
 // lockFailed tells apart why a table could not be locked.
@@ -313,7 +327,7 @@ func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) error {
 }
 
 func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []*relation) (*pgx.Conn, error) {
-	conn, err := s.exporter.connect(ctx, sessionName(s.attempt))
+	conn, err := s.server.connect(ctx, sessionName(s.attempt))
 	if err != nil {
 		return nil, err
 	}
@@ -322,13 +336,13 @@ func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []
 	}
 	var here instant
 	var slot *int32
-	if err := conn.QueryRow(ctx, "SELECT "+s.exporter.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT "+s.server.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if !here.equal(s.instant) {
 		return conn, errors.New("join the snapshot: a connection to the same address led to another server")
 	}
-	if err := s.exporter.taken(slot); err != nil {
+	if err := s.server.taken(slot); err != nil {
 		return conn, err
 	}
 	if err := lockTables(ctx, conn, "", schema, tables, " NOWAIT"); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,6 +35,10 @@ const (
 	outOfMemory           = "53200"
 	tooManyConnections    = "53300"
 	serializationFailure  = "40001"
+	adminShutdown         = "57P01"
+	crashShutdown         = "57P02"
+	cannotConnectNow      = "57P03"
+	databaseDropped       = "57P04"
 	undefinedDatabase     = "3D000"
 	dataCorrupted         = "XX001"
 	indexCorrupted        = "XX002"
@@ -44,6 +49,42 @@ const (
 // standbyRemedy is for whoever runs a standby that has no patience with those who read it.
 const standbyRemedy = "a standby ends whoever is in the way of what its primary did to these rows or tables; " +
 	"to mend it: raise max_standby_streaming_delay on the standby, or set hot_standby_feedback = on there"
+
+// standbyConflicts are the codes with which a standby ends whoever is in the way of what its primary did.
+var standbyConflicts = []string{serializationFailure, deadlockDetected}
+
+// standbyEnds are those with which it may end a session that reads. Who is ended while it waits for us to read cannot
+// say anything, and a standby that stops does so for reasons of its own: its primary is not the worse for it.
+var standbyEnds = append([]string{"", adminShutdown, crashShutdown, cannotConnectNow, databaseDropped}, standbyConflicts...)
+
+// conflict says that a standby did not let us read in peace.
+type conflict struct{ error }
+
+func (c conflict) Unwrap() error { return c.error }
+
+// RecoveryConflict tells who tries again that another standby, or the primary, may be read in peace.
+func (c conflict) RecoveryConflict() bool { return true }
+
+func isConflict(err error) bool {
+	_, ok := errors.AsType[conflict](err)
+	return ok
+}
+
+// asConflict makes a conflict of an error with one of these codes, where a standby is read. A replica whose copy of a
+// table is damaged is one, too: nobody knows yet whether the primary's is.
+func (s *Snapshot) asConflict(ctx context.Context, err error, codes []string) error {
+	if ctx.Err() != nil || !s.taken.Standby && !s.server.replica {
+		return err
+	}
+	rejection, rejected := contracts.AsRejection(err)
+	switch {
+	case rejected && s.server.replica && rejection.Code == contracts.DataCorrupted:
+		return conflict{fmt.Errorf("the replica is damaged: %s", rejection.Err)} // and no rejection any more
+	case !rejected && slices.Contains(codes, sqlstate(err)):
+		return conflict{err}
+	}
+	return err
+}
 
 // serverError is what may be told of an error of the server: never its detail, context or hint, which quote
 // rows, and its message only where that cannot.

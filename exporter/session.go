@@ -22,8 +22,8 @@ const connectTimeout = 15 * time.Second
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 
 // connect opens a session that belongs to one attempt and to nothing else: no pool, no cache, no tracer.
-func (e *Exporter) connect(ctx context.Context, name string) (*pgx.Conn, error) {
-	c := e.db.Copy()
+func (s *server) connect(ctx context.Context, name string) (*pgx.Conn, error) {
+	c := s.db.Copy()
 	if c.RuntimeParams == nil {
 		c.RuntimeParams = map[string]string{}
 	}

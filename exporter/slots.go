@@ -18,7 +18,7 @@ import (
 // Nobody waits for a slot inside the database. The session that holds the instant needs one, and without it the
 // snapshot is not opened; siblings take what is free, and the holder reads alone when nothing is. So jobs that
 // start together cannot keep each other from starting. Workers that are told different numbers share the
-// largest one.
+// largest one. A replica and its primary are two servers, with a share each.
 
 // slotClass is the first key of each slot's advisory lock, "snap" in ASCII; the second is its number, from 1.
 // Other programs that use the database must not lock pairs of this class.
@@ -26,28 +26,32 @@ const slotClass = 0x736e6170
 
 // slotColumn is a column of a query that takes a free slot, for as long as the transaction lasts: its number, 0 when
 // they are not counted, NULL when none is free.
-func (e *Exporter) slotColumn() string {
-	if e.cfg.FleetConnections < 0 {
+func (s *server) slotColumn() string {
+	if s.share < 0 {
 		return "0"
 	}
-	return fmt.Sprintf("(SELECT n FROM generate_series(1, %d) n WHERE pg_try_advisory_xact_lock(%d, n) LIMIT 1)", e.cfg.FleetConnections, slotClass)
+	return fmt.Sprintf("(SELECT n FROM generate_series(1, %d) n WHERE pg_try_advisory_xact_lock(%d, n) LIMIT 1)", s.share, slotClass)
 }
 
 // taken says what became of a slotColumn.
-func (e *Exporter) taken(slot *int32) error {
+func (s *server) taken(slot *int32) error {
 	if slot == nil {
-		return busy{fmt.Errorf("all %d connections that the fleet may have to this database are in use", e.cfg.FleetConnections)}
+		to := "this database"
+		if s.replica {
+			to += "'s replica"
+		}
+		return busy{fmt.Errorf("all %d connections that the fleet may have to %s are in use", s.share, to)}
 	}
 	return nil
 }
 
 // takeSlot takes a slot where nothing else is asked.
-func (e *Exporter) takeSlot(ctx context.Context, conn *pgx.Conn) error {
+func (s *server) takeSlot(ctx context.Context, conn *pgx.Conn) error {
 	var slot *int32
-	if err := conn.QueryRow(ctx, "SELECT "+e.slotColumn()).Scan(&slot); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT "+s.slotColumn()).Scan(&slot); err != nil {
 		return failed(ctx, err, "take one of the fleet's connections to the database")
 	}
-	return e.taken(slot)
+	return s.taken(slot)
 }
 
 // busy says that the database has no room for one more session now. That is nobody's fault: wait, and try again.

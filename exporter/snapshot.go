@@ -19,7 +19,9 @@ import (
 // Close, which may be called at any time.
 type Snapshot struct {
 	exporter *Exporter
+	server   *server // nil: none is asked any more
 	attempt  contracts.Attempt
+	tries    int // that it took to open it
 
 	// ctx ends when the snapshot is closed or lost, with the cause.
 	ctx    context.Context
@@ -60,7 +62,7 @@ func (s *Snapshot) startWatch() {
 	s.stopWatch = cancel
 	s.watched.Go(func() {
 		if err := watch(ctx, s.holder); err != nil && ctx.Err() == nil {
-			s.cancel(fmt.Errorf("%w: %w", ErrSnapshotLost, failed(ctx, err, "watch it")))
+			s.cancel(s.asConflict(ctx, fmt.Errorf("%w: %w", ErrSnapshotLost, failed(ctx, err, "watch it")), standbyEnds))
 		}
 	})
 }
@@ -146,6 +148,7 @@ func (s *Snapshot) readTables() (*ahead[chunk, copied], error) {
 		func(ctx context.Context, worker int, c chunk, w io.Writer) (copied, error) {
 			done, err := readers[worker].copy(ctx, c, w)
 			if err != nil {
+				err = s.asConflict(ctx, err, standbyEnds)
 				s.cancel(err) // the first failure is the snapshot's
 			}
 			return done, err
