@@ -245,7 +245,7 @@ var advice = map[Code]Advice{
 	},
 	DatabaseDenied: {
 		Cause: "the database refuses the exporter's login, or the worker's database URL is wrong",
-		Fix:   "check the user, password and database in the worker's --database-url",
+		Fix:   "check the user, password and database in the worker's --database-url, or in the file that its --databases names",
 	},
 	DataCorrupted: {
 		Cause: "PostgreSQL cannot read a page or a value of the table named above",

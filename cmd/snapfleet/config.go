@@ -12,7 +12,6 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
@@ -108,26 +107,25 @@ type databaseFlags struct {
 
 // config parses the URL. The error never holds it.
 func (f databaseFlags) config() (*pgx.ConnConfig, error) {
-	cfg, err := pgx.ParseConfig(f.DatabaseURL)
+	cfg, err := parseDatabase(f.DatabaseURL)
 	if err == nil {
 		return cfg, nil
 	}
-	why := err
-	if parse, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
-		why = parse.Unwrap() // its own text quotes the connection string
-	}
-	if why == nil {
-		why = errors.New("not a postgres:// URL or a key=value string")
-	}
-	return nil, explain(exitUsage, fmt.Errorf("--database-url or the PG* variables: %s", redact(why.Error())),
+	return nil, explain(exitUsage, fmt.Errorf("--database-url or the PG* variables: %w", err),
 		"the connection string cannot be parsed",
 		"write it as postgres://user:password@host:5432/database?sslmode=verify-full")
+}
+
+// databasesFlags say which PostgreSQL servers a worker reads besides.
+type databasesFlags struct {
+	ReplicaURL string `name:"replica-url" group:"postgres" placeholder:"URL" help:"Hot standby of --database-url, to read in its place. The primary is read when it cannot be read, or has ended two attempts of a job."`
+	Databases  string `group:"postgres" type:"path" placeholder:"FILE" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; see above. It holds logins: nobody else should be able to read it."`
 }
 
 // readFlags are how a database is read. They are [exporter.Config], field by field.
 type readFlags struct {
 	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. They come with the work: a small tenant needs none."`
-	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database with, as far as its workers are told the same. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
+	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database server with, a replica being one of its own, as far as its workers are told the same; --databases may say otherwise for each. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
 	ChunkSize        byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
 	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by 2 to 8 %, with 6 they take two to three times as long."`
 	LockTimeout      time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
@@ -203,6 +201,7 @@ type workerCmd struct {
 	CheckAhead time.Duration `group:"work" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
 
 	databaseFlags
+	databasesFlags
 	readFlags
 	writeFlags
 	MaxParts        int           `group:"s3" default:"10000" help:"Parts that the store takes for one object."`

@@ -39,6 +39,9 @@ func (d *deliver) Prepare(ctx context.Context, a contracts.Attempt, j consumer.J
 
 // tell tells the whole story of one request.
 func (d *deliver) tell(ctx context.Context, a contracts.Attempt, j *notes) (r contracts.Receipt, err error) {
+	if err := d.exporter.Knows(a.Tenant.Database); err != nil {
+		return r, err
+	}
 	delivery, err := d.uploader.Begin(ctx, a, j) // a refusal here costs the database nothing
 	if err != nil {
 		return r, err

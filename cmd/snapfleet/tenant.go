@@ -57,7 +57,10 @@ without a bucket of its own, which is delivered to the house bucket (see "snapfl
 The external ID is made here, at random, also for a tenant that has no bucket yet, and changes only by "snapfleet
 tenant rotate". Send it to the customer: the trust policy of
 their role must demand it as sts:ExternalId, so that nobody else can make us write with that role. It is no
-password, but it belongs in no ticket and no log either.`,
+password, but it belongs in no ticket and no log either.
+
+Workers of a release before filters and databases refuse the jobs of a tenant whose record has one: upgrade them
+first.`,
 		examples: []example{
 			{"Register.", "snapfleet tenant set acme --bucket=acme-snapshots --region=eu-central-1 \\\n      --role-arn=arn:aws:iam::123456789012:role/snapfleet"},
 			{"Register a tenant without a bucket.", "snapfleet tenant set beta"},

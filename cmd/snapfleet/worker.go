@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
+	"github.com/snapfleet/snapfleet/contracts"
 	"github.com/snapfleet/snapfleet/exporter"
 	"github.com/snapfleet/snapfleet/uploader"
 	"go.opentelemetry.io/otel"
@@ -39,12 +40,14 @@ it can take jobs.
 
 The database role needs USAGE on the tenants' schemas and SELECT on their tables, and nothing else. The AWS
 identity needs sts:AssumeRole on the customers' roles, and s3:GetObject on the attachments' source buckets; with
-s3:ListBucket there, too, many attachments take half the requests.`,
+s3:ListBucket there, too, many attachments take half the requests.
+` + aboutDatabases,
 		examples: []example{
 			{
 				"With a database, and attachments that are stored per tenant.",
 				"export SNAPFLEET_DATABASE_URL='postgres://exporter@db.internal/ion?sslmode=verify-full'\nexport PGPASSWORD=...\nsnapfleet worker --nats-url=nats://nats.internal:4222 --attachments-source='ion-files={tenant}/'",
 			},
+			{"With several databases.", "snapfleet worker --databases=/etc/snapfleet/databases.json"},
 			{"With traces.", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 snapfleet worker"},
 		},
 		env:   [][2]string{envPG, envAWS, envOTEL, envColor},
@@ -67,7 +70,7 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	}()
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Debug().Err(err).Msg("opentelemetry") }))
 
-	story, err := w.story(ctx)
+	story, err := w.story(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -104,14 +107,21 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 }
 
 // story puts exporter and uploader together.
-func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
-	db, err := w.databaseFlags.config()
-	if err != nil {
-		return nil, err
-	}
+func (w *workerCmd) story(ctx context.Context, log zerolog.Logger) (*deliver, error) {
 	read, err := w.readFlags.config()
 	if err != nil {
 		return nil, err
+	}
+	databases, exposed, err := w.databases(w.databaseFlags)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range exposed {
+		log.Warn().Str("file", file).Msg("other users of this machine can read a file with a database login in it")
+	}
+	read.Databases = databases
+	read.Fallback = func(ctx context.Context, database string, err error) {
+		log.Warn().Ctx(ctx).Str("database", database).Err(err).Msg("the replica cannot be read: the primary is")
 	}
 	// https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html: whoever cuts smaller parts learns it when
 	// everything has been read and sent.
@@ -130,7 +140,7 @@ func (w *workerCmd) story(ctx context.Context) (*deliver, error) {
 		return nil, err
 	}
 	return &deliver{
-		exporter: exporter.New(db, sourceClient(cloud, w.AttachmentsRegion), read),
+		exporter: exporter.New(databases[contracts.DefaultDatabase].Primary, sourceClient(cloud, w.AttachmentsRegion), read),
 		uploader: uploader.New(cloud, write),
 	}, nil
 }
