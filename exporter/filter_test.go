@@ -82,7 +82,8 @@ func TestExclusionFollowsTheDelivery(t *testing.T) {
 		CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1) PARTITION BY LIST (x); CREATE TABLE events_1a PARTITION OF events_1 FOR VALUES IN (1);
 		CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2); INSERT INTO events VALUES (1), (2);
 		CREATE TABLE base (x int); INSERT INTO base VALUES (1); CREATE TABLE child () INHERITS (base); INSERT INTO child VALUES (2);
-		CREATE VIEW events_seen AS SELECT 1 AS x`)
+		CREATE VIEW events_seen AS SELECT 1 AS x;
+		CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE events_far PARTITION OF events FOR VALUES IN (3) SERVER s`)
 	for _, c := range []struct {
 		pattern         string
 		delivered, left []string
@@ -111,6 +112,10 @@ func TestExclusionFollowsTheDelivery(t *testing.T) {
 					t.Errorf("%s: %s has the parent %s, which is not there", c.pattern, table.Name, parent)
 				}
 			}
+		}
+		far := slices.Contains(got.Excluded, "the rows of a partition that is a foreign table: events_far")
+		if far != slices.Contains(c.delivered, "events") {
+			t.Errorf("%s: a partition of a table that is left out is told of: %q", c.pattern, got.Excluded)
 		}
 		if want := "views (they hold no rows of their own): events_seen"; !slices.Contains(got.Excluded, want) {
 			t.Errorf("%s: %q", c.pattern, got.Excluded)
