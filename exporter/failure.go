@@ -79,7 +79,7 @@ func (s *Snapshot) asConflict(ctx context.Context, err error, codes []string) er
 	rejection, rejected := contracts.AsRejection(err)
 	switch {
 	case rejected && s.server.replica && rejection.Code == contracts.DataCorrupted:
-		return conflict{fmt.Errorf("the replica is damaged: %s", rejection.Err)} // and no rejection any more
+		return conflict{errors.New("the replica is damaged: " + rejection.Err.Error())} // and no rejection any more
 	case !rejected && slices.Contains(codes, sqlstate(err)):
 		return conflict{err}
 	}
