@@ -62,8 +62,9 @@ type Filtered struct {
 	ExcludeTables []string `json:"exclude_tables,omitempty"`
 	// Tables are those that a pattern matched, sorted. Partitions are left out with their table, and not named.
 	Tables []string `json:"tables,omitempty"`
-	// AttachmentsSince: rows of the attachment table that were created before this instant are left out, and
-	// AttachmentsLeftOut is how many there were. A row that does not say when it was created is delivered.
+	// AttachmentsSince: attachments whose row was created before this instant are left out, and AttachmentsLeftOut is
+	// how many there were. One whose row does not say when it was created is delivered. The attachment table is among
+	// the tables as it is.
 	AttachmentsSince   time.Time `json:"attachments_since,omitzero"`
 	AttachmentsLeftOut int       `json:"attachments_left_out,omitempty"`
 }
