@@ -31,7 +31,7 @@ chmod a+x "$home/shim/pg_config"
 
 "$home/package/native/bin/postgres" --version
 if [ $# -eq 0 ]; then
-	echo "without TestStandby: npm's package has no pg_basebackup to make a standby with"
-	set -- -skip '^TestStandby$' ./exporter
+	echo "without TestStandby and TestReplica: npm's package has no pg_basebackup to make a standby with"
+	set -- -skip '^Test(Standby|Replica)$' ./exporter
 fi
 PATH=$home/shim:$PATH "${GO:-go}" test -count=1 "$@"
