@@ -73,6 +73,9 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 				// Alive as far as anyone can know. The message comes back when it would be time.
 				return nil, fate{end: later, delay: c.cfg.Observe - age + rand.N(c.cfg.Heartbeat)}
 			}
+			if delay := c.pauses.wait(req.Tenant); delay > 0 && r.State == running && !r.Cancel {
+				return nil, fate{end: later, delay: delay} // its owner is gone: going on is beginning anew
+			}
 			next = c.takeOver(r, req)
 		case !r.Cancel && c.early(key, rev, r) > 0:
 			return nil, fate{end: later, delay: c.early(key, rev, r)}
@@ -115,8 +118,10 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		CreatedAt: now, Deadline: now.Add(c.cfg.Deadline),
 	}
 	r.TraceID, r.Trace = traceOf(ctx)
-	if age := now.Sub(req.RequestedAt); age > c.cfg.MaxAge {
-		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, the limit is %v", age.Round(time.Second), c.cfg.MaxAge)), false
+	age, paused := now.Sub(req.RequestedAt), c.pauses.held(req.Tenant, req.RequestedAt, now)
+	if age-paused > c.cfg.MaxAge {
+		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, of which %v of pauses do not count; the limit is %v",
+			age.Round(time.Second), paused.Round(time.Second), c.cfg.MaxAge)), false
 	}
 	a, err := c.attemptOf(ctx, r)
 	if rejection, rejected := contracts.AsRejection(err); rejected {
@@ -204,14 +209,16 @@ func (c *Consumer) takeOver(r record, req contracts.Request) record {
 	if r.State != running {
 		return next
 	}
+	now := time.Now()
+	next.Deadline = r.Deadline.Add(c.pauses.held(req.Tenant, r.UpdatedAt, now)) // since nobody has written it any more
 	var why *contracts.Rejection
 	switch last := r.LastError; {
 	case r.Cancel:
 		why, _ = contracts.AsRejection(errCancelled)
 	case next.Crashes > c.cfg.Crashes:
 		why = &contracts.Rejection{Code: contracts.CrashLoop, Err: fmt.Errorf("%d workers went silent over it; last error: %s", next.Crashes, orNone(last))}
-	case time.Now().After(r.Deadline):
-		why = &contracts.Rejection{Code: contracts.DeadlineExceeded, Err: fmt.Errorf("not delivered by %s; last error: %s", r.Deadline.Format(time.RFC3339), orNone(last))}
+	case now.After(next.Deadline):
+		why = &contracts.Rejection{Code: contracts.DeadlineExceeded, Err: fmt.Errorf("not delivered by %s; last error: %s", next.Deadline.Format(time.RFC3339), orNone(last))}
 	case next.resumable():
 		return next
 	default:

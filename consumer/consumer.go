@@ -135,12 +135,13 @@ type Consumer struct {
 	cfg     Config
 	queue   queue
 	records records
-	fleet   cells // what the fleet knows between two jobs
+	fleet   board // what the fleet knows between two jobs
 	ledger  ledger
 	tenants registry
 	seen    *observations
 	crowd   *crowd
 	routes  *circuits
+	pauses  *pauses
 	meters  meters
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
@@ -191,11 +192,12 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 }
 
 // assemble puts a consumer together over any ports.
-func assemble(work Work, cfg Config, q queue, jobs, fleet cells, l ledger, tenants registry) *Consumer {
+func assemble(work Work, cfg Config, q queue, jobs cells, fleet board, l ledger, tenants registry) *Consumer {
 	c := &Consumer{
 		work: work, cfg: cfg, queue: q, records: records{jobs}, fleet: fleet, ledger: l, tenants: tenants,
 		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(), connected: func() bool { return true },
 	}
+	c.pauses = newPauses(cfg, c.meters.pausedNow)
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
 	return c
 }
@@ -224,6 +226,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	around.Go(func() { c.janitor(ctx) })
 	around.Go(func() { c.offer(ctx) })
 	around.Go(func() { c.checkups(ctx) })
+	around.Go(c.watchPauses(ctx))
 
 	var busy sync.WaitGroup
 	c.feed(ctx, &busy)
@@ -233,6 +236,29 @@ func (c *Consumer) Run(ctx context.Context) error {
 	busy.Wait()
 	around.Wait()
 	return nil
+}
+
+// watchPauses returns once it is known who is paused, or ctx is done. What it returns keeps up with that.
+func (c *Consumer) watchPauses(ctx context.Context) (keepUp func()) {
+	known, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		c.pauses.follow(ctx, c.fleet, 5*c.cfg.Observe, func(err error) {
+			select {
+			case <-known: // from now on what was known is gone by
+				return
+			default:
+			}
+			if c.noteQueue(err); err == nil {
+				close(known)
+			}
+		})
+	}()
+	select {
+	case <-known:
+	case <-ctx.Done():
+	}
+	return func() { <-over }
 }
 
 // feed takes a free slot first and a message second, so that no message ever waits, unheld, inside a busy

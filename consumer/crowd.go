@@ -118,6 +118,9 @@ func (s *seat) take() (delay time.Duration, ok bool) {
 	if s.taken {
 		return 0, true
 	}
+	if delay := s.c.pauses.wait(s.tenant); delay > 0 {
+		return delay, false
+	}
 	if !s.c.crowd.enter(s.tenant, s.key) {
 		return s.c.cfg.Heartbeat + rand.N(2*s.c.cfg.Heartbeat), false
 	}

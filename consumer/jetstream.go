@@ -186,6 +186,31 @@ func (b bucketCells) Changes(ctx context.Context, filter string, seen func(strin
 	}
 }
 
+func (b bucketCells) Follow(ctx context.Context, filter string, seen func(string, []byte), all func()) error {
+	w, err := b.kv.Watch(ctx, filter)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case e, ok := <-w.Updates():
+			switch {
+			case !ok:
+				return errors.New("the watch ended")
+			case e == nil:
+				all()
+			case e.Operation() == jetstream.KeyValuePut:
+				seen(e.Key(), e.Value())
+			default:
+				seen(e.Key(), nil)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // streams is the ledger.
 type streams struct {
 	js       jetstream.JetStream

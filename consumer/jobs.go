@@ -47,6 +47,25 @@ type Status struct {
 	Reason          *contracts.Reason  `json:"reason,omitempty"`
 	TraceID         string             `json:"trace_id,omitempty"`
 	Outcome         *contracts.Outcome `json:"outcome,omitempty"`
+	// Totals and Manifest are of the delivery, once the customer has it.
+	Totals   *contracts.Totals `json:"totals,omitempty"`
+	Manifest string            `json:"manifest,omitempty"`
+	// Paused says why a job that is queued or waiting is not begun.
+	Paused *Pause `json:"paused,omitempty"`
+
+	unbegun bool // nobody works on it, and a pause would keep it so
+}
+
+// Took is how long the job takes, from its first attempt to its end, or to the last sign of life; 0: nobody has begun.
+func (s Status) Took() time.Duration {
+	end := s.EndedAt
+	if end.IsZero() {
+		end = s.UpdatedAt
+	}
+	if s.CreatedAt.IsZero() || end.Before(s.CreatedAt) {
+		return 0
+	}
+	return end.Sub(s.CreatedAt)
 }
 
 // Ended reports whether the job is over and its outcome stands.
@@ -58,6 +77,8 @@ type Jobs struct {
 	records records
 	ledger  streams
 	kv      jetstream.KeyValue
+	fleet   cells
+	pauses  *Pauses
 }
 
 // OpenJobs opens what [Setup] has made.
@@ -70,7 +91,11 @@ func OpenJobs(ctx context.Context, js jetstream.JetStream) (*Jobs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Jobs{js: js, records: records{cells}, ledger: outcomes, kv: cells.kv}, nil
+	fleet, err := openCells(ctx, js, contracts.FleetBucket)
+	if err != nil {
+		return nil, err
+	}
+	return &Jobs{js: js, records: records{cells}, ledger: outcomes, kv: cells.kv, fleet: fleet, pauses: &Pauses{fleet}}, nil
 }
 
 // Submit publishes a request. duplicate says that the job was asked for before, and that nothing was added; a job
@@ -122,6 +147,15 @@ func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contra
 
 // Status is where one job stands, or [ErrNoJob].
 func (j *Jobs) Status(ctx context.Context, tenant, job string) (Status, error) {
+	s, err := j.status(ctx, tenant, job)
+	if err != nil || !s.unbegun {
+		return s, err
+	}
+	s.Paused, err = j.pauses.Of(ctx, tenant)
+	return s, err
+}
+
+func (j *Jobs) status(ctx context.Context, tenant, job string) (Status, error) {
 	if !contracts.ValidTenant(tenant) || !contracts.ValidJob(job) {
 		return Status{}, fmt.Errorf("job %.80q of tenant %.80q: %w", job, tenant, ErrNoJob)
 	}
@@ -142,7 +176,10 @@ func statusOf(r record) Status {
 		UpdatedAt: r.UpdatedAt, NotBefore: r.NotBefore, EndedAt: r.EndedAt, CancelRequested: r.Cancel, Reason: r.Reason, TraceID: r.TraceID,
 	}
 	if r.Owner == "" && !r.State.ended() {
-		s.State = "waiting"
+		s.State, s.unbegun = "waiting", r.State == running && !r.Cancel
+	}
+	if r.State == committed || r.State == done {
+		s.Totals, s.Manifest = &r.Delivery.Totals, r.Delivery.Manifest
 	}
 	return s
 }
@@ -167,7 +204,7 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 		return Status{}, err
 	}
 	if o != nil {
-		s := Status{Tenant: tenant, Job: job, State: string(failed), Attempt: o.Attempts, EndedAt: o.EndedAt, Reason: o.Reason, TraceID: o.TraceID, Outcome: o}
+		s := Status{Tenant: tenant, Job: job, State: string(failed), Attempt: o.Attempts, EndedAt: o.EndedAt, Reason: o.Reason, TraceID: o.TraceID, Outcome: o, Totals: o.Totals, Manifest: o.Manifest}
 		if o.Kind.OK() {
 			s.State = string(done)
 		}
@@ -189,7 +226,7 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 
 // unclaimed is the status of a request that no worker has begun.
 func unclaimed(req contracts.Request) Status {
-	return Status{Tenant: req.Tenant, Job: req.Job, State: "queued", RequestedAt: req.RequestedAt}
+	return Status{Tenant: req.Tenant, Job: req.Job, State: "queued", RequestedAt: req.RequestedAt, unbegun: true}
 }
 
 // queued yields the requests on a subject that are in the queue, oldest first. Workers work on some of them.
@@ -286,6 +323,15 @@ func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
 		delete(waiting, recordKey(s.Tenant, s.Job))
 	}
 	jobs = slices.AppendSeq(jobs, maps.Values(waiting))
+	paused, err := j.pauses.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	for i, s := range jobs {
+		if at := slices.IndexFunc(paused, func(p Pause) bool { return p.Tenant == "" || p.Tenant == s.Tenant }); at >= 0 && s.unbegun {
+			jobs[i].Paused = &paused[at]
+		}
+	}
 	changed := func(s Status) time.Time {
 		if s.UpdatedAt.IsZero() {
 			return s.RequestedAt

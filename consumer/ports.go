@@ -109,6 +109,14 @@ type cells interface {
 	Changes(ctx context.Context, filter string, seen func(key string, revision uint64)) error
 }
 
+// board is cells that can be read as a whole and followed.
+type board interface {
+	cells
+	// Follow calls seen for every key that matches the filter, as it stands, then all, then seen again for every change
+	// until ctx is done. A key that was removed has no value.
+	Follow(ctx context.Context, filter string, seen func(key string, value []byte), all func()) error
+}
+
 // ledger takes outcomes, one for each job, requests that were given up, and notices.
 type ledger interface {
 	// Publish writes the outcome unless there is one; it returns the one that stands.

@@ -18,6 +18,29 @@ type shelf struct {
 	watchers map[context.Context]func(string, uint64)
 }
 
+func (s *shelf) Follow(ctx context.Context, filter string, seen func(string, []byte), all func()) error {
+	keys, _ := s.Keys(ctx, filter)
+	s.mu.Lock()
+	for _, key := range keys {
+		seen(key, s.cells[key].value)
+	}
+	all()
+	if s.watchers == nil {
+		s.watchers = map[context.Context]func(string, uint64){}
+	}
+	s.watchers[ctx] = func(key string, _ uint64) {
+		if strings.HasPrefix(key, strings.TrimSuffix(filter, ">")) {
+			seen(key, s.cells[key].value)
+		}
+	}
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watchers, ctx)
+	return nil
+}
+
 type shelved struct {
 	value    []byte
 	revision uint64

@@ -27,6 +27,7 @@ type meters struct {
 	duration metric.Float64Histogram
 	waited   metric.Float64Histogram
 	busy     metric.Int64UpDownCounter
+	paused   metric.Int64Gauge
 	bytes    metric.Int64Counter
 	rows     metric.Int64Counter
 	checks   metric.Int64Counter
@@ -45,6 +46,7 @@ func newMeters() meters {
 	s.waited, _ = m.Float64Histogram("snapfleet.queue.wait", metric.WithDescription("From the publishing of a request to its first claim."), metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400))
 	s.busy, _ = m.Int64UpDownCounter("snapfleet.slots.busy", metric.WithDescription("Jobs under way in this worker."), metric.WithUnit("{job}"))
+	s.paused, _ = m.Int64Gauge("snapfleet.paused", metric.WithDescription("Pauses in force that this worker knows of: of the fleet, and of how many tenants."), metric.WithUnit("{pause}"))
 	s.bytes, _ = m.Int64Counter("snapfleet.delivered.bytes", metric.WithDescription("Bytes of archives delivered."), metric.WithUnit("By"))
 	s.rows, _ = m.Int64Counter("snapfleet.delivered.rows", metric.WithDescription("Rows delivered."), metric.WithUnit("{row}"))
 	s.checks, _ = m.Int64Counter("snapfleet.checks", metric.WithDescription("Checks of destinations, by result."), metric.WithUnit("{check}"))
@@ -54,6 +56,12 @@ func newMeters() meters {
 
 func (s meters) refused(ctx context.Context, code contracts.Code) {
 	s.refusals.Add(ctx, 1, metric.WithAttributes(attribute.String("code", string(code))))
+}
+
+// pausedNow is how many pauses of a kind hold.
+func (s meters) pausedNow(tenant bool, n int) {
+	of := map[bool]string{false: "fleet", true: "tenant"}[tenant]
+	s.paused.Record(context.Background(), int64(n), metric.WithAttributes(attribute.String("scope", of)))
 }
 
 func tracer() trace.Tracer { return otel.Tracer(scope) }
