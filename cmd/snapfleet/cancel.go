@@ -10,6 +10,7 @@ type cancelCmd struct {
 
 	Tenant string `arg:"" help:"Name of the tenant."`
 	Job    string `arg:"" help:"Id of the job."`
+	JSON   bool   `name:"json" help:"Print where the job stands now, as \"snapfleet status\" does."`
 }
 
 func (cancelCmd) manual() page {
@@ -38,6 +39,13 @@ func (k *cancelCmd) Run(ctx context.Context, c *console) error {
 	defer done()
 	if err := jobs.Cancel(ctx, k.Tenant, k.Job); err != nil {
 		return fmt.Errorf("cancel job %s/%s: %w", k.Tenant, k.Job, err)
+	}
+	if k.JSON {
+		status, err := jobs.Status(ctx, k.Tenant, k.Job)
+		if err != nil {
+			return fmt.Errorf("job %s/%s will be cancelled; see how it stands: %w", k.Tenant, k.Job, err)
+		}
+		return c.json(told(status, ""), true)
 	}
 	fmt.Fprintf(c.err, "Job %s/%s will be cancelled. See: snapfleet status %s %s --watch\n", k.Tenant, k.Job, k.Tenant, k.Job)
 	return nil

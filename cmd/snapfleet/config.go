@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -37,6 +38,9 @@ type cli struct {
 	Submit submitCmd `cmd:"" group:"operator" help:"Ask for a snapshot of a tenant."`
 	Status statusCmd `cmd:"" group:"operator" help:"Show how jobs are doing."`
 	Cancel cancelCmd `cmd:"" group:"operator" help:"Stop a job that is not yet past its point of no return."`
+	Pause  pauseCmd  `cmd:"" group:"operator" help:"Begin no job, for a tenant or for the fleet, for a while."`
+	Resume resumeCmd `cmd:"" group:"operator" help:"End a pause."`
+	Dead   deadCmd   `cmd:"" group:"operator" help:"Look at requests that were given up, and publish them again."`
 
 	Links    linksCmd    `cmd:"" group:"operator" help:"Make short-lived links to a delivery in the house bucket."`
 	Download downloadCmd `cmd:"" group:"operator" help:"Download a delivery from the house bucket, and prove it."`
@@ -255,6 +259,15 @@ func tracesWanted() bool {
 		}
 	}
 	return false
+}
+
+// userName is who runs this, as far as the system knows; empty when it does not.
+func userName() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return u.Username
 }
 
 // colorsWanted honours no-color.org and terminals that cannot.

@@ -122,7 +122,7 @@ func printReason(w io.Writer, width int, lead, what, cause, fix string) {
 		if line.text == "" {
 			continue
 		}
-		body := wrap(redact(line.text), width-len(line.lead))
+		body := wrap(printable(redact(line.text)), width-len(line.lead))
 		fmt.Fprintf(w, "%s%s\n", line.lead, strings.ReplaceAll(body, "\n", "\n"+strings.Repeat(" ", len(line.lead))))
 	}
 }

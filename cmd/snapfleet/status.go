@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,10 +18,13 @@ import (
 )
 
 type statusCmd struct {
-	Tenant string `arg:"" optional:"" help:"Only this tenant's jobs."`
-	Job    string `arg:"" optional:"" help:"Only this job, in detail."`
-	Watch  bool   `short:"w" help:"Follow one job to its end."`
-	JSON   bool   `name:"json" help:"Print JSON: one document, or one object a line when there are several or when watching."`
+	Tenant   string   `arg:"" optional:"" help:"Only this tenant's jobs."`
+	Job      string   `arg:"" optional:"" help:"Only this job, in detail."`
+	Watch    bool     `short:"w" help:"Follow one job to its end."`
+	State    []string `sep:"," enum:"queued,running,waiting,committing,sealing,committed,done,failing,failed,cancelled" placeholder:"STATE" help:"Of several jobs, only those in one of these states: queued, running, waiting, committing, sealing, committed, done, failing, failed, cancelled."`
+	Limit    int      `placeholder:"N" help:"Of several jobs, only the newest N."`
+	TraceURL string   `name:"trace-url" placeholder:"URL" help:"Where your tracing system shows a trace: an address with {trace_id} in it, such as https://jaeger.internal/trace/{trace_id}. Without it the trace's id is shown."`
+	JSON     bool     `name:"json" help:"Print JSON: one document, or one object a line when there are several or when watching."`
 
 	natsFlags
 }
@@ -28,8 +32,9 @@ type statusCmd struct {
 func (statusCmd) manual() page {
 	return page{
 		about: `
-Shows the jobs of the fleet, of a tenant, or one job in detail: how far it is, which attempt it is in, what its
-last error was, and how it ended. Instants are UTC.
+Shows the jobs of the fleet or of a tenant, the newest first, or one job in detail: how far it is, which attempt it is
+in, what its last error was, and how it ended. Jobs that have ended are shown for 400 days. Rows and bytes are of the
+delivery; the time is from the first attempt to the end. Instants are UTC.
 
 States: queued (no worker has begun), running (an attempt uploads, nothing is visible), waiting (for the next
 attempt), committing (past the point of no return: everything is durable, the volumes are being made visible),
@@ -40,7 +45,8 @@ customer has the data.`,
 		examples: []example{
 			{"Everything there is.", "snapfleet status"},
 			{"One job, to its end.", "snapfleet status acme 2026-03-31-143022 --watch"},
-			{"The jobs that failed.", "snapfleet status --json | jq 'select(.state == \"failed\")'"},
+			{"What failed lately, with links to the traces.", "snapfleet status --state=failed --limit=20 --trace-url=https://jaeger.internal/trace/{trace_id}"},
+			{"Bytes delivered to a tenant.", "snapfleet status acme --state=done --json | jq -s 'map(.totals.bytes) | add'"},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitJobFailed, exitUnreachable, exitInterrupted},
 	}
@@ -56,11 +62,21 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 	if s.Watch && s.Job == "" {
 		return usagef("--watch follows one job: give a tenant and a job")
 	}
-	jobs, done, err := openJobs(ctx, s.natsFlags, "status")
+	if s.Job != "" && (s.Limit != 0 || len(s.State) > 0) {
+		return usagef("--limit and --state are for several jobs, and %s is one", s.Job)
+	}
+	if s.Limit < 0 {
+		return usagef("--limit=%d is less than nothing", s.Limit)
+	}
+	if err := checkTraceURL(s.TraceURL); err != nil {
+		return err
+	}
+	o, done, err := openOperator(ctx, s.natsFlags, "status")
 	if err != nil {
 		return err
 	}
 	defer done()
+	jobs := o.jobs
 	switch {
 	case s.Watch && s.JSON:
 		return s.stream(ctx, c, jobs)
@@ -76,13 +92,50 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 			return err
 		}
 		if s.JSON {
-			return c.json(status, true)
+			return c.json(told(status, s.TraceURL), true)
 		}
-		c.job(status)
+		c.job(status, s.TraceURL)
 		return c.retention(ctx, jobs, status)
 	default:
-		return s.list(ctx, c, jobs)
+		return s.list(ctx, c, o)
 	}
+}
+
+// traceID stands for a trace's id in --trace-url.
+const traceID = "{trace_id}"
+
+func checkTraceURL(template string) error {
+	if template == "" {
+		return nil
+	}
+	u, err := url.Parse(strings.ReplaceAll(template, traceID, "0"))
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || !strings.Contains(template, traceID) || u.User != nil {
+		return usagef("--trace-url is no http or https address with %s in it, such as https://jaeger.internal/trace/%s", traceID, traceID)
+	}
+	return nil
+}
+
+// link is where a trace is shown, or its id.
+func link(template, id string) string {
+	if template == "" || id == "" {
+		return id
+	}
+	return strings.ReplaceAll(template, traceID, id)
+}
+
+// statusJSON is a status as programs read it.
+type statusJSON struct {
+	consumer.Status
+	TookMS   int64  `json:"took_ms,omitempty"` // from the first attempt to the end, or to the last sign of life
+	TraceURL string `json:"trace_url,omitempty"`
+}
+
+func told(s consumer.Status, template string) statusJSON {
+	j := statusJSON{Status: s, TookMS: s.Took().Milliseconds()}
+	if template != "" {
+		j.TraceURL = link(template, s.TraceID)
+	}
+	return j
 }
 
 // stream prints one object a change.
@@ -92,7 +145,7 @@ func (s *statusCmd) stream(ctx context.Context, c *console, jobs *consumer.Jobs)
 		if err != nil {
 			return err
 		}
-		if err := c.json(status, false); err != nil {
+		if err := c.json(told(status, s.TraceURL), false); err != nil {
 			return err
 		}
 		last = status
@@ -103,32 +156,106 @@ func (s *statusCmd) stream(ctx context.Context, c *console, jobs *consumer.Jobs)
 	return verdict(last)
 }
 
-func (s *statusCmd) list(ctx context.Context, c *console, jobs *consumer.Jobs) error {
-	all, err := jobs.List(ctx, s.Tenant)
+func (s *statusCmd) list(ctx context.Context, c *console, o operator) error {
+	all, err := o.jobs.List(ctx, s.Tenant)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(all, func(a, b consumer.Status) int { // the newest last: next to the prompt
-		return cmp.Or(begun(a).Compare(begun(b)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
-	})
+	if s.Tenant != "" && len(all) == 0 { // the jobs of a tenant that was removed are still to be seen
+		if _, err := o.tenants.Get(ctx, s.Tenant); err != nil {
+			return err
+		}
+	}
+	paused, err := o.pauses.List(ctx)
+	if err != nil {
+		return err
+	}
+	some := s.chosen(all)
 	if s.JSON {
-		for _, status := range all {
-			if err := c.json(status, false); err != nil {
+		for _, status := range some {
+			if err := c.json(told(status, s.TraceURL), false); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if len(all) == 0 {
+	switch {
+	case len(all) == 0:
 		fmt.Fprintln(c.err, "No jobs yet. See: snapfleet submit --help")
-		return nil
+	case len(some) == 0:
+		fmt.Fprintf(c.err, "None of %s is in that state.\n", plural(len(all), "job"))
+	default:
+		c.jobs(some, s.TraceURL)
 	}
+	c.pauses(paused, s.Tenant)
+	return nil
+}
+
+// chosen are the newest jobs, in the states that were asked for.
+func (s *statusCmd) chosen(all []consumer.Status) []consumer.Status {
+	if len(s.State) > 0 {
+		all = slices.DeleteFunc(slices.Clone(all), func(st consumer.Status) bool { return !slices.Contains(s.State, stateName(st)) })
+	}
+	slices.SortFunc(all, func(a, b consumer.Status) int {
+		return cmp.Or(begun(b).Compare(begun(a)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
+	})
+	if s.Limit > 0 {
+		all = all[:min(len(all), s.Limit)]
+	}
+	return all
+}
+
+// jobs prints a table of jobs.
+func (c *console) jobs(all []consumer.Status, template string) {
 	rows := make([]table.Row, 0, len(all))
 	for _, st := range all {
-		rows = append(rows, table.Row{st.Tenant, st.Job, c.state(st), attempts(st), done(st.Progress), amount(st), when(st.UpdatedAt)})
+		rows = append(rows, table.Row{
+			st.Tenant, st.Job, c.state(st), attempts(st), done(st.Progress), rowsOf(st), amount(st), lasted(st), printable(st.Worker), when(changed(st)), why(st), link(template, st.TraceID),
+		})
 	}
-	c.table(table.Row{"tenant", "job", "state", "attempt", "done", "bytes", "updated"}, rows, right(4), right(6))
-	return nil
+	c.table(table.Row{"tenant", "job", "state", "attempt", "done", "rows", "bytes", "took", "worker", "updated", "reason", "trace"}, rows,
+		right(4), right(6), right(7), right(8))
+}
+
+// changed is when something last happened to the job.
+func changed(s consumer.Status) time.Time {
+	if s.UpdatedAt.IsZero() {
+		return s.RequestedAt
+	}
+	return s.UpdatedAt
+}
+
+func lasted(s consumer.Status) string {
+	if s.Took() == 0 {
+		return ""
+	}
+	return took(s.Took())
+}
+
+// why is what a row of the table says about how the job stands.
+func why(s consumer.Status) string {
+	switch {
+	case s.Reason != nil:
+		return printable(string(s.Reason.Code))
+	case s.Paused != nil:
+		return "paused"
+	case s.Totals != nil && s.Totals.Gaps > 0:
+		return plural(s.Totals.Gaps, "gap")
+	default:
+		return ""
+	}
+}
+
+// rowsOf is the number of rows delivered, or written so far.
+func rowsOf(s consumer.Status) string {
+	switch {
+	case s.Totals != nil:
+		return count(s.Totals.Rows)
+	case s.Progress.Rows > 0:
+		return count(s.Progress.Rows)
+	default:
+		return ""
+	}
 }
 
 // retention says how long a delivery to the house bucket is kept.
@@ -154,7 +281,7 @@ func (c *console) state(s consumer.Status) string {
 	switch {
 	case s.State == "failed", s.State == "failing":
 		return c.paint(word, text.FgRed)
-	case s.Outcome != nil && s.Outcome.Kind == contracts.DeliveredWithGaps, s.State == "waiting", s.CancelRequested:
+	case s.Totals != nil && s.Totals.Gaps > 0, s.State == "waiting", s.CancelRequested:
 		return c.paint(word, text.FgYellow)
 	case s.State == "done":
 		return c.paint(word, text.FgGreen)
@@ -170,13 +297,19 @@ func stateWord(s consumer.Status) string {
 	switch {
 	case s.Outcome != nil:
 		return string(s.Outcome.Kind)
-	case s.Reason != nil && s.Reason.Code == contracts.CancelledByUser && s.State == "failed":
-		return string(contracts.Cancelled)
 	case s.CancelRequested && !over(s):
 		return s.State + ", cancelling"
 	default:
-		return s.State
+		return stateName(s)
 	}
+}
+
+// stateName is the state, but tells the cancelled from the failed.
+func stateName(s consumer.Status) string {
+	if s.State == "failed" && s.Reason != nil && s.Reason.Code == contracts.CancelledByUser {
+		return string(contracts.Cancelled)
+	}
+	return s.State
 }
 
 // begun is when a worker took the job, or, as long as none has, when it was asked for.
@@ -211,8 +344,8 @@ func done(p contracts.Progress) string {
 
 func amount(s consumer.Status) string {
 	switch {
-	case s.Outcome != nil && s.Outcome.Totals != nil:
-		return size(s.Outcome.Totals.Bytes)
+	case s.Totals != nil:
+		return size(s.Totals.Bytes)
 	case s.Progress.Bytes > 0:
 		return size(s.Progress.Bytes)
 	default:
@@ -221,7 +354,7 @@ func amount(s consumer.Status) string {
 }
 
 // job prints everything about one job.
-func (c *console) job(s consumer.Status) {
+func (c *console) job(s consumer.Status, template string) {
 	var m meter
 	m.see(s.UpdatedAt, s.Progress.Bytes)
 	blame := ""
@@ -233,7 +366,10 @@ func (c *console) job(s consumer.Status) {
 		next = fmt.Sprintf("%s, in %s", when(s.NotBefore), took(time.Until(s.NotBefore)))
 	}
 	data := ""
-	if s.Progress.Bytes > 0 && !over(s) {
+	switch {
+	case s.Totals != nil:
+		data = count(s.Totals.Rows) + " rows, " + size(s.Totals.Bytes)
+	case s.Progress.Bytes > 0 && !over(s):
 		data = m.volume(s.Progress)
 	}
 	c.facts(
@@ -242,7 +378,8 @@ func (c *console) job(s consumer.Status) {
 		[2]string{"phase", phase(s)},
 		[2]string{"attempt", attempts(s)},
 		[2]string{"so far", blame},
-		[2]string{"worker", s.Worker},
+		pausedFact(s.Paused),
+		[2]string{"worker", printable(s.Worker)},
 		[2]string{"done", done(s.Progress)},
 		[2]string{"data", data},
 		[2]string{"last error", lastError(s)},
@@ -251,7 +388,8 @@ func (c *console) job(s consumer.Status) {
 		[2]string{"begun", when(s.CreatedAt)},
 		[2]string{"updated", when(s.UpdatedAt)},
 		[2]string{"ended", when(s.EndedAt)},
-		[2]string{"trace", s.TraceID},
+		[2]string{"took", lasted(s)},
+		[2]string{"trace", link(template, s.TraceID)},
 	)
 	if over(s) {
 		fmt.Fprintln(c.out)
@@ -275,7 +413,7 @@ func lastError(s consumer.Status) string {
 	if s.Reason != nil || s.Ended() {
 		return ""
 	}
-	return redact(s.LastError)
+	return printable(redact(s.LastError))
 }
 
 // follow shows a job until it ends, and returns its last status.

@@ -71,8 +71,17 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return notSetUp(err)
 	}
-	if err := s.publish(ctx, c, jobs, request); err != nil {
+	stop, err := c.tracing(ctx)
+	if err != nil {
 		return err
+	}
+	repeated, err := publish(ctx, jobs, "submit", request)
+	stop()
+	if err != nil {
+		return err
+	}
+	if repeated {
+		fmt.Fprintf(c.err, "Job %s/%s was asked for before: nothing new is published.\n", request.Tenant, request.Job)
 	}
 	fmt.Fprintln(c.out, request.Job)
 	if !s.Wait {
@@ -88,18 +97,23 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	return c.conclude(c.err, status)
 }
 
-// publish starts the trace that follows the job to its end: its root span is ours.
-func (s *submitCmd) publish(ctx context.Context, c *console, jobs *consumer.Jobs, request contracts.Request) (err error) {
+// tracing starts what sends traces, if anybody wants them; stop sends the last ones.
+func (c *console) tracing(ctx context.Context) (stop func(), err error) {
 	t, err := startTraces(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() {
-		if flush := t.close(); flush != nil { // the request is published: that counts
+	return func() {
+		if flush := t.close(); flush != nil { // what is published is published: that counts
 			fmt.Fprintf(c.err, "snapfleet: %s\n", redact(flush.Error()))
 		}
-	}()
-	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, "submit "+contracts.RequestSubjects,
+	}, nil
+}
+
+// publish starts the trace that follows the job to its end: its root span is ours. repeated says that the job was asked
+// for before, and that nothing was published.
+func publish(ctx context.Context, jobs *consumer.Jobs, verb string, request contracts.Request) (repeated bool, err error) {
+	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, verb+" "+contracts.RequestSubjects,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 			attribute.String("messaging.system", "nats"),
 			attribute.String("messaging.operation.type", "send"),
@@ -114,14 +128,11 @@ func (s *submitCmd) publish(ctx context.Context, c *console, jobs *consumer.Jobs
 	}()
 	header := contracts.Header{}
 	otel.GetTextMapPropagator().Inject(ctx, header)
-	repeated, err := jobs.Submit(ctx, request, header)
+	repeated, err = jobs.Submit(ctx, request, header)
 	if err != nil {
-		return fmt.Errorf("submit job %s/%s: %w", request.Tenant, request.Job, err)
+		return false, fmt.Errorf("submit job %s/%s: %w", request.Tenant, request.Job, err)
 	}
-	if repeated {
-		fmt.Fprintf(c.err, "Job %s/%s was asked for before: nothing new is published.\n", request.Tenant, request.Job)
-	}
-	return nil
+	return repeated, nil
 }
 
 // openJobs connects; done disconnects.

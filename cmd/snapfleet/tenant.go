@@ -168,7 +168,7 @@ func (tenantGetCmd) manual() page {
 		about: `
 Shows a tenant's record, with the external ID that the customer's role must demand. While a rotation is under way
 the next one is shown, too. Below the record is what the last check of the destination found, see "snapfleet tenant
-check".`,
+check", and whether the tenant, or the fleet, is paused.`,
 		examples: []example{
 			{"The external ID alone.", "snapfleet tenant get acme --json | jq -r .destination.external_id"},
 		},
@@ -176,10 +176,11 @@ check".`,
 	}
 }
 
-// checkedTenant is a record with what is known of its destination.
+// checkedTenant is a record with what is known of its destination, and whether its jobs wait.
 type checkedTenant struct {
 	contracts.Tenant
-	Check consumer.Checkup `json:"check,omitzero"`
+	Check  consumer.Checkup `json:"check,omitzero"`
+	Paused *consumer.Pause  `json:"paused,omitempty"`
 }
 
 // Run prints the record.
@@ -187,23 +188,27 @@ func (t *tenantGetCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(t.Tenant, ""); err != nil {
 		return err
 	}
-	registry, checkups, done, err := openTenants(ctx, t.natsFlags)
+	o, done, err := openOperator(ctx, t.natsFlags, "tenant")
 	if err != nil {
 		return err
 	}
 	defer done()
-	record, err := registry.Get(ctx, t.Tenant)
+	record, err := o.tenants.Get(ctx, t.Tenant)
 	if err != nil {
 		return err
 	}
-	known, err := checkups.Get(ctx, record)
+	paused, err := o.pauses.Of(ctx, t.Tenant)
+	if err != nil {
+		return err
+	}
+	known, err := o.checkups.Get(ctx, record)
 	if err != nil {
 		return err
 	}
 	if t.JSON {
-		return c.json(checkedTenant{record, known}, true)
+		return c.json(checkedTenant{record, known, paused}, true)
 	}
-	c.tenant(record, [2]string{"destination", destination(known)}, [2]string{"checked", checkedBy(known)})
+	c.tenant(record, [2]string{"destination", destination(known)}, [2]string{"checked", checkedBy(known)}, pausedFact(paused))
 	if r := known.Reason; r != nil {
 		printReason(c.out, c.width, "    ", r.What, r.Cause, r.Fix)
 	}
@@ -300,7 +305,7 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 		}
 		if t.JSON {
 			r.Destination.ExternalID, r.Destination.NextExternalID = "", ""
-			if err := c.json(checkedTenant{r, known}, false); err != nil {
+			if err := c.json(checkedTenant{Tenant: r, Check: known}, false); err != nil {
 				return err
 			}
 		}
