@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -133,10 +132,12 @@ func decodePause(key string, value []byte) (pauseCell, error) {
 type pauses struct {
 	heartbeat time.Duration
 	log       zerolog.Logger
-	gauge     func(tenant bool, n int)
+	gauge     func(fleet bool, all int)
 
 	mu    sync.Mutex
 	known map[string]pauseCell // by key
+	told  map[string]Pause     // those that held when the log was last told
+	alarm *time.Timer          // runs when one of them ends by itself
 }
 
 func newPauses(cfg Config, gauge func(bool, int)) *pauses {
@@ -172,17 +173,18 @@ func (p *pauses) follow(ctx context.Context, fleet board, round time.Duration, r
 		seen := func(key string, value []byte) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			into := fresh
-			if complete {
-				into = p.known
+			if !complete {
+				p.note(fresh, key, value)
+				return
 			}
-			p.note(into, key, value)
+			p.note(p.known, key, value)
+			p.tell()
 		}
 		all := func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.known, complete = fresh, true
-			p.count()
+			p.tell()
 			ready(nil)
 		}
 		turn, cancel := context.WithTimeout(ctx, round) // a change that was missed is found by looking again
@@ -197,39 +199,56 @@ func (p *pauses) follow(ctx context.Context, fleet board, round time.Duration, r
 
 // note takes a cell as it stands now. One that cannot be read changes nothing. It must be called with mu held.
 func (p *pauses) note(into map[string]pauseCell, key string, value []byte) {
-	was, known := p.known[key]
 	if value == nil {
 		delete(into, key)
-	} else if next, err := decodePause(key, value); err == nil {
+		return
+	}
+	next, err := decodePause(key, value)
+	if err == nil {
 		into[key] = next
-	} else {
-		p.log.Warn().Err(err).Msg("a pause cannot be read: going on as before")
-		if known {
-			into[key] = was
-		}
+		return
 	}
-	now, next := time.Now(), into[key]
-	if was.inForce(now) != next.inForce(now) {
-		word := map[bool]string{true: "paused: nothing new is begun", false: "no longer paused"}[next.inForce(now)]
-		p.log.Info().Str("tenant", cmp.Or(next.Tenant, was.Tenant)).Str("reason", next.Reason).Time("until", next.Until).Msg(word)
+	p.log.Warn().Err(err).Msg("a pause cannot be read: going on as before")
+	if was, known := p.known[key]; known {
+		into[key] = was
 	}
-	p.count()
 }
 
-// count tells the gauge. It must be called with mu held.
-func (p *pauses) count() {
-	tenants, fleet, now := 0, 0, time.Now()
+// tell logs what has begun and ended since it was called last, and sets the gauge. It calls itself when a pause ends by
+// itself. It must be called with mu held.
+func (p *pauses) tell() {
+	now, holds := time.Now(), map[string]Pause{}
+	var next time.Time
 	for key, c := range p.known {
-		switch {
-		case !c.inForce(now):
-		case key == pauseFleetKey:
-			fleet++
-		default:
-			tenants++
+		if !c.inForce(now) {
+			continue
+		}
+		holds[key] = c.Pause
+		if u := c.Until; !u.IsZero() && (next.IsZero() || u.Before(next)) {
+			next = u
+		}
+		if _, told := p.told[key]; !told {
+			p.log.Info().Str("tenant", c.Tenant).Str("reason", c.Reason).Str("by", c.By).Time("until", c.Until).Msg("paused: nothing new is begun")
 		}
 	}
-	p.gauge(false, fleet)
-	p.gauge(true, tenants)
+	for key, was := range p.told {
+		if _, still := holds[key]; !still {
+			p.log.Info().Str("tenant", was.Tenant).Msg("no longer paused")
+		}
+	}
+	p.told = holds
+	_, fleet := holds[pauseFleetKey]
+	p.gauge(fleet, len(holds))
+	if p.alarm != nil {
+		p.alarm.Stop()
+	}
+	if !next.IsZero() {
+		p.alarm = time.AfterFunc(next.Sub(now), func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.tell()
+		})
+	}
 }
 
 // Pauses is what operators do to stop the fleet from beginning anything, for a while. It is safe for concurrent use.

@@ -143,7 +143,7 @@ func TestPauseHoldsBackTheNextAttemptAndBlamesNobody(t *testing.T) {
 		w.publish(request("job"))
 		within(t, w, time.Minute, "a first attempt", func() bool { return w.record("acme", "job").Errors == 1 })
 		w.pause(Pause{Tenant: "acme"})
-		time.Sleep(10 * 24 * time.Hour) // many deadlines
+		time.Sleep(12 * time.Hour) // four deadlines
 		if r := w.record("acme", "job"); tries != 1 || r.Attempt != 1 || r.Owner != "" {
 			t.Errorf("%d attempts while paused: %+v", tries, r)
 		}
@@ -163,7 +163,7 @@ func TestPauseDoesNotReplaceAWorkerThatDied(t *testing.T) {
 		w.pause(Pause{})
 		first.kill()
 		w.node("w2").employ(exports{part: time.Second}, Config{})
-		time.Sleep(100 * time.Hour)
+		time.Sleep(2 * time.Hour)
 		if r := w.record("acme", "job"); r.Epoch != 1 || r.State != running {
 			t.Errorf("taken over while paused: %+v", r)
 		}
@@ -257,10 +257,10 @@ func TestRequestDoesNotAgeInAPause(t *testing.T) {
 func TestRequestIsNotRefusedWhileItIsPaused(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *memory) {
 		w.publish(request("job"))
-		time.Sleep(6 * 24 * time.Hour)
+		time.Sleep(time.Hour)
 		w.pause(Pause{})
-		w.node("w1").employ(exports{part: time.Second}, Config{})
-		time.Sleep(30 * 24 * time.Hour)
+		w.node("w1").employ(exports{part: time.Second}, Config{MaxAge: 2 * time.Hour})
+		time.Sleep(12 * time.Hour)
 		if len(w.dead) > 0 {
 			t.Errorf("refused while it was paused: %q", w.dead)
 		}

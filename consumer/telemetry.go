@@ -58,10 +58,15 @@ func (s meters) refused(ctx context.Context, code contracts.Code) {
 	s.refusals.Add(ctx, 1, metric.WithAttributes(attribute.String("code", string(code))))
 }
 
-// pausedNow is how many pauses of a kind hold.
-func (s meters) pausedNow(tenant bool, n int) {
-	of := map[bool]string{false: "fleet", true: "tenant"}[tenant]
-	s.paused.Record(context.Background(), int64(n), metric.WithAttributes(attribute.String("scope", of)))
+// pausedNow is whether the fleet is paused, and how many pauses hold in all.
+func (s meters) pausedNow(fleet bool, all int) {
+	scopes := map[string]int{"fleet": 0, "tenant": all}
+	if fleet {
+		scopes["fleet"], scopes["tenant"] = 1, all-1
+	}
+	for scope, n := range scopes {
+		s.paused.Record(context.Background(), int64(n), metric.WithAttributes(attribute.String("scope", scope)))
+	}
 }
 
 func tracer() trace.Tracer { return otel.Tracer(scope) }

@@ -107,7 +107,7 @@ func TestPause(t *testing.T) {
 	if ready := f.probe(worker, "/readyz"); ready != "200 ready\n" {
 		t.Errorf("/readyz says %q", ready)
 	}
-	f.submit("one")
+	f.says(0, words("submit held --job=one"), "one", "The fleet is paused since")
 	f.submit("two")
 	before := f.offered()
 	f.eventually("they were offered to the worker again and again", func() error {
@@ -116,8 +116,8 @@ func TestPause(t *testing.T) {
 		}
 		return nil
 	})
-	f.says(0, words("status held"), "one queued", "paused", "The fleet is paused since", ": database moves.")
-	f.says(0, words("status held one"), "state queued", "paused the fleet, since")
+	f.says(0, words("status held"), "one queued, paused 20", "The fleet is paused since", ": database moves.")
+	f.says(0, words("status held one"), "state queued, paused", "paused the fleet, since")
 	f.says(0, words("tenant get held"), "The fleet is paused since", "database moves")
 	s := document[consumer.Status](f, "status", "held", "one", "--json")
 	if s.State != "queued" || s.Paused == nil || s.Paused.Reason != "database moves" || s.Paused.By == "" || !s.Paused.Until.IsZero() {
@@ -305,7 +305,7 @@ func TestSubmitAndWait(t *testing.T) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		f.says(6, wait("stopped"), "waiting/stopped: queued", "cancelled: ", "(cancelled)")
+		f.says(6, wait("stopped"), "Tenant waiting is paused since", "waiting/stopped: queued, paused", "cancelled: ", "(cancelled)")
 	}()
 	f.eventually("it is queued", func() error {
 		_, err := f.jobs.Status(t.Context(), "waiting", "stopped")

@@ -237,8 +237,6 @@ func why(s consumer.Status) string {
 	switch {
 	case s.Reason != nil:
 		return printable(string(s.Reason.Code))
-	case s.Paused != nil:
-		return "paused"
 	case s.Totals != nil && s.Totals.Gaps > 0:
 		return plural(s.Totals.Gaps, "gap")
 	default:
@@ -281,7 +279,7 @@ func (c *console) state(s consumer.Status) string {
 	switch {
 	case s.State == "failed", s.State == "failing":
 		return c.paint(word, text.FgRed)
-	case s.Totals != nil && s.Totals.Gaps > 0, s.State == "waiting", s.CancelRequested:
+	case s.Totals != nil && s.Totals.Gaps > 0, s.State == "waiting", s.Paused != nil, s.CancelRequested:
 		return c.paint(word, text.FgYellow)
 	case s.State == "done":
 		return c.paint(word, text.FgGreen)
@@ -299,6 +297,8 @@ func stateWord(s consumer.Status) string {
 		return string(s.Outcome.Kind)
 	case s.CancelRequested && !over(s):
 		return s.State + ", cancelling"
+	case s.Paused != nil:
+		return s.State + ", paused"
 	default:
 		return stateName(s)
 	}

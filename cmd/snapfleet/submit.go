@@ -55,21 +55,14 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	if err := request.Validate(); err != nil {
 		return err
 	}
-	nc, js, err := s.jetStream("submit")
+	o, done, err := openOperator(ctx, s.natsFlags, "submit")
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	tenants, err := consumer.OpenRegistry(ctx, js)
-	if err != nil {
-		return notSetUp(err)
-	}
-	if _, err := tenants.Resolve(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
+	defer done()
+	jobs := o.jobs
+	if _, err := o.tenants.Resolve(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
 		return err
-	}
-	jobs, err := consumer.OpenJobs(ctx, js)
-	if err != nil {
-		return notSetUp(err)
 	}
 	stop, err := c.tracing(ctx)
 	if err != nil {
@@ -84,6 +77,9 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 		fmt.Fprintf(c.err, "Job %s/%s was asked for before: nothing new is published.\n", request.Tenant, request.Job)
 	}
 	fmt.Fprintln(c.out, request.Job)
+	if paused, err := o.pauses.Of(ctx, request.Tenant); err == nil && paused != nil { // or status tells
+		c.pauses([]consumer.Pause{*paused}, request.Tenant)
+	}
 	if !s.Wait {
 		return nil
 	}
