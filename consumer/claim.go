@@ -118,10 +118,9 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		CreatedAt: now, Deadline: now.Add(c.cfg.Deadline),
 	}
 	r.TraceID, r.Trace = traceOf(ctx)
-	age, paused := now.Sub(req.RequestedAt), c.pauses.held(req.Tenant, req.RequestedAt, now)
-	if age-paused > c.cfg.MaxAge {
-		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, of which %v of pauses do not count; the limit is %v",
-			age.Round(time.Second), paused.Round(time.Second), c.cfg.MaxAge)), false
+	age := now.Sub(req.RequestedAt) - c.pauses.held(req.Tenant, req.RequestedAt, now)
+	if age > c.cfg.MaxAge {
+		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, the limit is %v; pauses do not count", age.Round(time.Second), c.cfg.MaxAge)), false
 	}
 	a, err := c.attemptOf(ctx, r)
 	if rejection, rejected := contracts.AsRejection(err); rejected {

@@ -62,7 +62,7 @@ func (s Status) Took() time.Duration {
 	if end.IsZero() {
 		end = s.UpdatedAt
 	}
-	if s.CreatedAt.IsZero() || end.Before(s.CreatedAt) {
+	if s.Attempt == 0 || s.CreatedAt.IsZero() || end.Before(s.CreatedAt) {
 		return 0
 	}
 	return end.Sub(s.CreatedAt)

@@ -11,7 +11,8 @@ import (
 )
 
 // paused and resumed are what an operator does.
-func (w *memory) pause(p Pause) *Pause         { return must((&Pauses{&w.shelf}).Pause(w.ctx, p)) }
+func (w *memory) pause(p Pause) *Pause { return must((&Pauses{&w.shelf}).Pause(w.ctx, p)) }
+
 func (w *memory) resume(tenant string) *Pause  { return must((&Pauses{&w.shelf}).Resume(w.ctx, tenant)) }
 func (w *memory) resumed(tenant string) string { return fmt.Sprint(w.resume(tenant) != nil) }
 

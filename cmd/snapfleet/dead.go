@@ -197,8 +197,11 @@ func (c *console) letter(s shown) {
 	}
 	c.facts(pairs...)
 	fmt.Fprintf(c.out, "\n%s\n", printable(string(s.Body)))
-	if s.Hint != "" {
+	switch {
+	case s.Hint != "":
 		fmt.Fprintf(c.out, "\n%s\n", wrap("It cannot be replayed: "+s.Hint+".", c.width))
+	case s.Replay == nil:
+		fmt.Fprintf(c.out, "\nWhen that is mended: snapfleet dead replay %d\n", s.Seq)
 	}
 }
 
