@@ -197,18 +197,32 @@ func TestLetterThatCouldNotBePublishedIsNotReplayed(t *testing.T) {
 	}
 }
 
-func TestOfTwoWhoReplayALetterOneDoes(t *testing.T) {
+func TestOfManyWhoReplayALetterOneDoes(t *testing.T) {
 	t.Parallel()
 	_, jobs, _, _ := fleet(t)
 	l := bury(t, jobs, "acme", old("x"), contracts.RequestExpired)
-	_, err := jobs.Replay(t.Context(), l, ReplayOptions{}, func(ctx context.Context, req contracts.Request) error {
-		if _, err := jobs.Replay(ctx, l, ReplayOptions{}, submitted(jobs)); !errors.Is(err, ErrReplayed) {
-			t.Errorf("the other one: %v", err)
+	const many = 8
+	ends, published := make(chan error, many), make(chan string, many)
+	for range many {
+		go func() {
+			_, err := jobs.Replay(t.Context(), l, ReplayOptions{}, func(_ context.Context, req contracts.Request) error {
+				published <- req.Job
+				return nil
+			})
+			ends <- err
+		}()
+	}
+	done := 0
+	for range many {
+		switch err := <-ends; {
+		case err == nil:
+			done++
+		case !errors.Is(err, ErrReplayed):
+			t.Error(err)
 		}
-		return submitted(jobs)(ctx, req)
-	})
-	if err != nil {
-		t.Error(err)
+	}
+	if done != 1 || len(published) != 1 {
+		t.Errorf("%d have replayed it, and it was published %d times", done, len(published))
 	}
 }
 

@@ -29,4 +29,12 @@
 // [Config].Observe (O) on its own monotonic clock; no clock of another host is ever compared, and no TTL is
 // used for safety. 2H < F < O <= AckWait is checked at start. What a paused owner may still do after that is
 // limited to wasting money: it cannot swap, so it cannot commit, publish or acknowledge.
+//
+// # Pauses
+//
+// An operator can stop the beginning of attempts, for a tenant or for the fleet ([Pauses]). Every worker follows these
+// cells and goes by what it knew last. It looks where a slot would be taken, and before it takes over a job in RUNNING
+// from an owner who has gone silent; then the request goes back to the queue for a while, and the record is not touched.
+// What is past its point of no return is never held back. The time of a pause is taken off the age of a request, and
+// put on the deadline of a job that waited.
 package consumer

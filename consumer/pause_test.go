@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -177,26 +178,30 @@ func TestPauseDoesNotReplaceAWorkerThatDied(t *testing.T) {
 }
 
 func TestPauseFinishesWhatIsPastItsPointOfNoReturn(t *testing.T) {
-	inMemory(t, func(t *testing.T, w *memory) {
-		refusing := true
-		one := w.node("w1").employ(exports{part: time.Second, commit: func() error {
-			if refusing {
-				return errors.New("S3 is away")
-			}
-			return nil
-		}}, Config{})
-		w.publish(request("job"))
-		within(t, w, 5*time.Minute, "committing", func() bool { return w.record("acme", "job").State == committing })
-		w.pause(Pause{})
-		w.pause(Pause{Tenant: "acme"})
-		one.kill()
-		refusing = false
-		w.node("w2").employ(exports{part: time.Second}, Config{})
-		within(t, w, 5*time.Minute, "settled", w.settled)
-		if got := w.outcome("job"); got != contracts.Delivered {
-			t.Errorf("outcome %q", got)
-		}
-	})
+	for name, trouble := range map[string]func(ctx context.Context) error{
+		"its worker has let it go":  func(context.Context) error { return errors.New("S3 is away") },
+		"its worker dies over it":   func(ctx context.Context) error { pause(ctx, time.Hour); return errKilled },
+		"its worker gets to finish": func(ctx context.Context) error { pause(ctx, 20*time.Second); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, w *memory) {
+				one := w.node("w1")
+				one.employ(exports{part: time.Second, commit: func() error { return trouble(one.ctx) }}, Config{})
+				w.publish(request("job"))
+				within(t, w, 5*time.Minute, "committing", func() bool { return w.record("acme", "job").State == committing })
+				w.pause(Pause{})
+				w.pause(Pause{Tenant: "acme"})
+				if time.Sleep(25 * time.Second); w.record("acme", "job").State != done {
+					one.kill()
+				}
+				w.node("w2").employ(exports{part: time.Second}, Config{})
+				within(t, w, 5*time.Minute, "settled", w.settled)
+				if r := w.record("acme", "job"); w.outcome("job") != contracts.Delivered || r.Attempt != 1 {
+					t.Errorf("%s: %+v", w.outcome("job"), r)
+				}
+			})
+		})
+	}
 }
 
 func TestPauseEndsByItselfAndAnotherTakesItsPlace(t *testing.T) {
