@@ -186,6 +186,7 @@ func TestDeadLetters(t *testing.T) {
 	f.says(3, words("dead list nobody"), "tenant nobody is not registered")
 	early := publish("newcomer", body("newcomer", "first", now))
 	late := publish("letters", body("letters", "late", past))
+	twice := publish("letters", body("letters", "late", "2020-01-02T00:00:00Z"))
 	hostile := publish("letters", "{\"version\":1,\"tenant\":\"letters\",\"job\":\"\x1b[2J\xff\u202e\"} \x1b]0;owned\x07")
 	forged := publish("letters", body("newcomer", "x", now))
 	f.grant(f.record().Destination.ExternalID, "s3:PutObject")
@@ -194,11 +195,12 @@ func TestDeadLetters(t *testing.T) {
 		t.Fatalf("%+v", s.Outcome)
 	}
 	f.grant(f.record().Destination.ExternalID)
-	denied := fmt.Sprint(f.dead("letters")[3].Sequence)
+	denied := fmt.Sprint(f.dead("letters")[4].Sequence)
 
 	// Looking.
 	list := f.says(0, words("dead list"), "SEQ WHEN TENANT JOB CODE REASON REPLAYED AS", early+" 2", "newcomer first unknown_tenant", "letters late request_expired", "letters denied write_denied")
 	show := f.says(0, []string{"dead", "show", hostile}, "invalid_request", "cause:", "fix:", "Publisher erp\\u009b2J", `\x1b]0;owned\a`, "It cannot be replayed")
+	f.says(0, []string{"dead", "show", denied}, "(write_denied)", "fix: grant these actions", `"job":"denied","only":"tables"`, "When that is mended: snapfleet dead replay "+denied)
 	raw := f.says(0, []string{"dead", "show", hostile, "--json"}, `"replayable": false`, `"hint"`)
 	raw += f.says(0, words("dead list letters --json"), `"code":"write_denied"`)
 	for _, out := range []string{list, show, raw} {
@@ -268,7 +270,7 @@ func TestDeadLetters(t *testing.T) {
 
 	// An unknown tenant's job has ended, too: with an outcome that stands for ever.
 	newcomer := f.customer(t, "newcomer")
-	out := f.says(0, words("dead replay --all --yes"), "Left out: dead letter "+hostile, "Left out: dead letter "+forged, "Job newcomer/first is used up: dead letter "+early+" becomes job")
+	out := f.says(0, words("dead replay --all --yes"), "Left out: dead letter "+hostile, "Left out: dead letter "+forged, "Left out: dead letter "+twice+" asks for the same as "+late, "Job newcomer/first is used up: dead letter "+early+" becomes job")
 	job := regexp.MustCompile(`(?m)^` + early + ` newcomer (\S+)$`).FindStringSubmatch(out)
 	if job == nil {
 		t.Fatalf("it does not say what it has replayed:\n%s", out)

@@ -235,7 +235,7 @@ for now. Mend first what it was refused for ("snapfleet dead show").
 
 A request that never became a job keeps its id. The id of a job that has failed is used up, because its outcome stands
 for ever, so the request becomes another job. Each letter is replayed once, unless --again is given; "snapfleet dead
-list" shows as what. A body that is no request cannot be replayed, nor can one that was published for another tenant.`,
+list" shows as what. Of several that ask for the same, --all replays one. A body that is no request cannot be replayed, nor can one that was published for another tenant.`,
 		examples: []example{
 			{"One, and wait for it.", "snapfleet status acme $(snapfleet dead replay 17) --watch"},
 			{"All of a tenant whose role is mended.", "snapfleet dead replay --all --tenant=acme --yes"},
@@ -306,16 +306,9 @@ func (d *deadReplayCmd) all(ctx context.Context, c *console, o operator) error {
 	if err != nil {
 		return err
 	}
-	var due []consumer.Letter
-	for _, l := range letters {
-		if l.Replay != nil && !d.Again {
-			continue
-		}
-		if _, err := l.Wish(); err != nil {
-			fmt.Fprintln(c.err, wrap(fmt.Sprintf("Left out: %s; %s.", printable(err.Error()), instead(l)), c.width))
-			continue
-		}
-		due = append(due, l)
+	due, out := dueOf(letters, d.Again)
+	for _, why := range out {
+		fmt.Fprintln(c.err, wrap("Left out: "+why+".", c.width))
 	}
 	if len(due) == 0 {
 		fmt.Fprintln(c.err, "No dead letter to replay.")
@@ -341,6 +334,34 @@ func (d *deadReplayCmd) all(ctx context.Context, c *console, o operator) error {
 		return fmt.Errorf("%s of %d could not be replayed", plural(failed, "dead letter"), len(due))
 	}
 	return nil
+}
+
+// dueOf are the letters that --all replays, and why others are left out. Of letters that ask for the same, one is
+// replayed: a publisher that has repeated itself wants one delivery.
+func dueOf(letters []consumer.Letter, again bool) (due []consumer.Letter, out []string) {
+	asked := map[string]uint64{} // the letter that was replayed, or will be, by the digest of its wish
+	for _, l := range letters {
+		if wish, err := l.Wish(); err == nil && l.Replay != nil {
+			asked[wish.Digest()] = l.Seq
+		}
+	}
+	for _, l := range letters {
+		if l.Replay != nil && !again {
+			continue
+		}
+		wish, err := l.Wish()
+		if err != nil {
+			out = append(out, printable(err.Error())+"; "+instead(l))
+			continue
+		}
+		if first, known := asked[wish.Digest()]; known && first != l.Seq {
+			out = append(out, fmt.Sprintf("dead letter %d asks for the same as %d", l.Seq, first))
+			continue
+		}
+		asked[wish.Digest()] = l.Seq
+		due = append(due, l)
+	}
+	return due, out
 }
 
 func (d *deadReplayCmd) replay(ctx context.Context, c *console, o operator, l consumer.Letter) error {
