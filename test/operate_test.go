@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -146,10 +147,29 @@ func TestPause(t *testing.T) {
 	if s := f.delivered("one"); s.Attempt != 1 || s.Errors+s.Crashes > 0 {
 		t.Errorf("%+v", s)
 	}
-	f.says(0, words("resume held"), "was not paused")
+	r := document[struct {
+		Resumed bool
+		Was     *consumer.Pause
+		Paused  []consumer.Pause
+	}](f, "resume", "held", "--json")
+	if r.Resumed || r.Was != nil || r.Paused == nil || len(r.Paused) > 0 {
+		t.Errorf("there was something to resume: %+v", r)
+	}
 	if m := f.probe(worker, "/metrics"); !strings.Contains(m, `snapfleet_paused{scope="tenant"} 0`) {
 		t.Errorf("the gauge still counts a pause:\n%s", m)
 	}
+	// One that ends by itself.
+	f.says(0, words("pause --fleet --for=3s"), "The fleet is paused, until")
+	f.submit("three")
+	if s := f.delivered("three"); s.CreatedAt.Sub(s.RequestedAt) < time.Second {
+		t.Errorf("begun at once: %+v", s)
+	}
+	f.eventually("the worker has told of it", func() error {
+		if said, m := worker.said(), f.probe(worker, "/metrics"); strings.Count(said, `"no longer paused"`) < 3 || !strings.Contains(m, `snapfleet_paused{scope="fleet"} 0`) {
+			return errors.New(m)
+		}
+		return nil
+	})
 	f.check()
 }
 
