@@ -119,7 +119,7 @@ func TestPause(t *testing.T) {
 	})
 	f.says(0, words("status held"), "one queued, paused 20", "The fleet is paused since", ": database moves.")
 	f.says(0, words("status held one"), "state queued, paused", "paused the fleet, since")
-	f.says(0, words("tenant get held"), "The fleet is paused since", "database moves")
+	f.says(0, words("tenant get held"), "paused the fleet, since", "database moves")
 	s := document[consumer.Status](f, "status", "held", "one", "--json")
 	if s.State != "queued" || s.Paused == nil || s.Paused.Reason != "database moves" || s.Paused.By == "" || !s.Paused.Until.IsZero() {
 		t.Errorf("%+v", s)
