@@ -68,6 +68,9 @@ type Config struct {
 	// to mend it. Default 12 h. Negative: never.
 	CheckAhead time.Duration
 
+	// Webhook is where outcomes and notices are posted. Default: nowhere.
+	Webhook *Webhook
+
 	// Log gets one line for each thing that an operator may act on. Default: none.
 	Log zerolog.Logger
 }
@@ -143,6 +146,7 @@ type Consumer struct {
 	routes  *circuits
 	pauses  *pauses
 	meters  meters
+	poster  *poster // nil without a webhook
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
 	interrupt context.CancelCauseFunc
@@ -188,6 +192,11 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	}
 	c := assemble(work, cfg, pull{nc, q}, jobs, between, outcomes, resolved{tenants})
 	c.connected, c.nc = nc.IsConnected, nc
+	if cfg.Webhook != nil {
+		if c.poster, err = openPoster(ctx, nc, js, cfg.Webhook, cfg.Log); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -227,6 +236,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 	around.Go(func() { c.offer(ctx) })
 	around.Go(func() { c.checkups(ctx) })
 	around.Go(c.watchPauses(ctx))
+	posting, stop := context.WithCancel(context.WithoutCancel(ctx)) // also what the last jobs have to tell
+	defer stop()
+	if c.poster != nil {
+		around.Go(func() { c.poster.run(posting) })
+	}
 
 	var busy sync.WaitGroup
 	c.feed(ctx, &busy)
@@ -234,6 +248,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	grace := time.AfterFunc(c.cfg.Grace, c.Interrupt)
 	defer grace.Stop()
 	busy.Wait()
+	stop()
 	around.Wait()
 	return nil
 }

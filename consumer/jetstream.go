@@ -44,6 +44,14 @@ const nextWait = 10 * time.Second
 // Next gives up as soon as ctx is done. A message that is on its way at that very moment comes again after the
 // ack wait; nobody has begun it.
 func (p pull) Next(ctx context.Context) (message, error) {
+	m, err := p.next(ctx)
+	if m == nil {
+		return nil, err
+	}
+	return *m, nil
+}
+
+func (p pull) next(ctx context.Context) (*delivered, error) {
 	round, cancel := context.WithTimeout(ctx, nextWait)
 	defer cancel()
 	m, err := p.consumer.Next(jetstream.FetchContext(round))
@@ -59,7 +67,7 @@ func (p pull) Next(ctx context.Context) (message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("next request: %w", err)
 	}
-	return delivered{p.nc, m, meta}, nil
+	return &delivered{p.nc, m, meta}, nil
 }
 
 // delivered is a message of the queue.
@@ -70,6 +78,7 @@ type delivered struct {
 }
 
 func (d delivered) Data() []byte             { return d.msg.Data() }
+func (d delivered) Subject() string          { return d.msg.Subject() }
 func (d delivered) Header() contracts.Header { return contracts.Header(d.msg.Headers()) }
 func (d delivered) Published() time.Time     { return d.meta.Timestamp }
 func (d delivered) Delivered() uint64        { return d.meta.NumDelivered }
@@ -233,7 +242,7 @@ func (s streams) Publish(ctx context.Context, o contracts.Outcome) (_ contracts.
 		return o, err
 	}
 	subject := contracts.OutcomeSubject(o.Tenant, o.Job)
-	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body}, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: traceHeader(ctx)}, jetstream.WithExpectLastSequencePerSubject(0))
 	if err == nil {
 		return o, nil
 	}
@@ -307,7 +316,7 @@ func (s streams) Notify(ctx context.Context, n contracts.Notice) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := s.js.Publish(ctx, contracts.NoticeSubject(n.Tenant, n.Kind), body); err != nil {
+	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.NoticeSubject(n.Tenant, n.Kind), Data: body, Header: traceHeader(ctx)}); err != nil {
 		return fmt.Errorf("tell of tenant %s that %s: %w", n.Tenant, n.Kind, notSetUp(err))
 	}
 	return nil

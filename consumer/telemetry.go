@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -191,6 +192,13 @@ func traceOf(ctx context.Context) (id, parent string) {
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	return sc.TraceID().String(), carrier["traceparent"]
+}
+
+// traceHeader carries the trace of ctx on to whoever reads what is published.
+func traceHeader(ctx context.Context) nats.Header {
+	header := contracts.Header{}
+	propagation.TraceContext{}.Inject(ctx, header)
+	return nats.Header(header)
 }
 
 // log is the logger of the job in ctx.

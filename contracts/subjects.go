@@ -10,6 +10,7 @@ const (
 	TenantBucket  = "snapshot_tenants"  // key-value: the registry, [Tenant]
 	FleetBucket   = "snapshot_fleet"    // key-value: what the fleet knows between two jobs
 	WorkersName   = "workers"           // the durable pull consumer that the fleet shares
+	WebhookName   = "webhook"           // the same of outcomes, and of notices, for what posts them
 )
 
 // Subject spaces, as streams subscribe to them.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -44,6 +45,8 @@ type cli struct {
 
 	Links    linksCmd    `cmd:"" group:"operator" help:"Make short-lived links to a delivery in the house bucket."`
 	Download downloadCmd `cmd:"" group:"operator" help:"Download a delivery from the house bucket, and prove it."`
+
+	Webhook webhookCmd `cmd:"" group:"operator" help:"Try the webhook that tells how jobs ended."`
 
 	Export exportCmd `cmd:"" group:"local" help:"Write a snapshot of a schema into a local folder: no NATS, no S3."`
 	Verify verifyCmd `cmd:"" group:"local" help:"Read a delivery back and prove it against its manifest."`
@@ -214,9 +217,61 @@ type workerCmd struct {
 	SessionDuration time.Duration `group:"s3" default:"1h" help:"How long assumed credentials live. They are refreshed in time. Not more than 1h when the worker's own credentials are a role's."`
 	TrustCheck      time.Duration `group:"s3" default:"24h" help:"How often a customer's role is asked to let us in without its external ID, which it must refuse. Negative: never."`
 
+	webhookFlags
 	natsFlags
 	logFlags
 	Listen string `group:"observe" default:":8080" placeholder:"ADDRESS" help:"Address of /metrics, /healthz and /readyz. Empty: none."`
+}
+
+// webhookFlags are where outcomes and notices are posted, and how they are signed.
+type webhookFlags struct {
+	WebhookURL        string        `name:"webhook-url" group:"webhook" placeholder:"URL" help:"Where the fleet posts how jobs ended, and what concerns a tenant, as signed CloudEvents: https, or http on loopback. Empty: nowhere. Give it to all workers or to some; each event is posted by one of them."`
+	WebhookSecretFile string        `group:"webhook" type:"path" placeholder:"FILE" help:"File with the secret that signs, whsec_ and 24 to 64 random bytes in base64; while it is being changed, the old one and the new one, a line each. Or the same in the variable SNAPFLEET_WEBHOOK_SECRET; there is no flag for it, because other users of the machine can read command lines."`
+	WebhookSource     string        `group:"webhook" default:"${webhook_source}" placeholder:"URI" help:"Source of the events, to tell several fleets apart."`
+	WebhookTimeout    time.Duration `group:"webhook" default:"15s" help:"Time that one post may take, 100ms to 1m."`
+	WebhookCA         string        `name:"webhook-ca" group:"webhook" type:"path" placeholder:"FILE" help:"PEM file with the authority that signed the receiver's certificate. Default: the system's authorities."`
+}
+
+// secretVariable has the webhook's secrets, as a file would.
+const secretVariable = envPrefix + "_WEBHOOK_SECRET"
+
+// webhook is nil when none is wanted.
+func (f webhookFlags) webhook() (*consumer.Webhook, error) {
+	const fix = "put whsec_ and 32 random bytes in base64 into a file, `echo whsec_$(openssl rand -base64 32)`, name it with --webhook-secret-file or put the secret into " + secretVariable + ", and give it to the receiver"
+	if f.WebhookURL == "" {
+		if f.WebhookSecretFile != "" {
+			return nil, explain(exitUsage, errors.New("--webhook-secret-file is given, and no --webhook-url"), "nothing is posted without a URL", "give --webhook-url, too, or neither")
+		}
+		return nil, nil
+	}
+	secrets := os.Getenv(secretVariable)
+	if f.WebhookSecretFile != "" {
+		content, err := os.ReadFile(f.WebhookSecretFile)
+		if err != nil {
+			return nil, explain(exitUsage, fmt.Errorf("--webhook-secret-file: %w", err), "the secret that signs the webhook's posts cannot be read", fix)
+		}
+		secrets = string(content)
+	}
+	var roots *x509.CertPool
+	if f.WebhookCA != "" {
+		content, err := os.ReadFile(f.WebhookCA)
+		if err != nil {
+			return nil, usagef("--webhook-ca: %w", err)
+		}
+		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(content) {
+			return nil, usagef("--webhook-ca: %s has no certificate in PEM", f.WebhookCA)
+		}
+	}
+	hook, err := consumer.NewWebhook(consumer.WebhookConfig{
+		URL: f.WebhookURL, Secrets: strings.Fields(secrets), Source: f.WebhookSource, Timeout: f.WebhookTimeout, Roots: roots,
+	})
+	if err != nil {
+		if len(strings.Fields(secrets)) == 0 {
+			return nil, explain(exitUsage, err, "neither --webhook-secret-file nor "+secretVariable+" has a secret", fix)
+		}
+		return nil, explain(exitUsage, err, "the webhook's flags, or its secret, cannot be meant", "see `snapfleet webhook test --help`; a secret is made by `echo whsec_$(openssl rand -base64 32)`")
+	}
+	return hook, nil
 }
 
 // logFlags say what a worker writes to stderr.
@@ -300,7 +355,7 @@ func kongOptions() []kong.Option {
 	return []kong.Option{
 		kong.Name("snapfleet"),
 		kong.Description("Deliver a tenant's PostgreSQL data and attachments into the tenant's own S3 bucket."),
-		kong.Vars{"nats_url": nats.DefaultURL},
+		kong.Vars{"nats_url": nats.DefaultURL, "webhook_source": contracts.EventSource},
 		kong.DefaultEnvars(envPrefix),
 		kong.UsageOnError(),
 		kong.ExplicitGroups([]kong.Group{
@@ -315,6 +370,7 @@ func kongOptions() []kong.Option {
 			{Key: "filter", Title: "What is left out"},
 			{Key: "s3", Title: "S3"},
 			{Key: "house", Title: "The house bucket"},
+			{Key: "webhook", Title: "Webhook"},
 			{Key: "nats", Title: "NATS"},
 			{Key: "observe", Title: "Observing"},
 		}),

@@ -26,10 +26,11 @@ type manual interface{ manual() page }
 
 // Variables of others, as the pages name them.
 var (
-	envPG    = [2]string{"PGHOST, PGUSER, ...", "What --database-url leaves out, as psql reads it."}
-	envAWS   = [2]string{"AWS_PROFILE, AWS_REGION, ...", "Who we are on AWS, as the AWS SDK and CLI read it; also ~/.aws, web identity and instance roles."}
-	envOTEL  = [2]string{"OTEL_EXPORTER_OTLP_...", "Where traces go, as OpenTelemetry defines it; also OTEL_TRACES_EXPORTER. With none of them nothing is sent."}
-	envColor = [2]string{"NO_COLOR", "Set: no colours."}
+	envWebhook = [2]string{secretVariable, "The secret that signs the webhook's posts, unless --webhook-secret-file has it; two, separated by a space, while it is being changed."}
+	envPG      = [2]string{"PGHOST, PGUSER, ...", "What --database-url leaves out, as psql reads it."}
+	envAWS     = [2]string{"AWS_PROFILE, AWS_REGION, ...", "Who we are on AWS, as the AWS SDK and CLI read it; also ~/.aws, web identity and instance roles."}
+	envOTEL    = [2]string{"OTEL_EXPORTER_OTLP_...", "Where traces go, as OpenTelemetry defines it; also OTEL_TRACES_EXPORTER. With none of them nothing is sent."}
+	envColor   = [2]string{"NO_COLOR", "Set: no colours."}
 )
 
 // printHelp prints a page of a manual for the selected verb, or the table of contents.

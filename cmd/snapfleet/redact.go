@@ -8,6 +8,7 @@ var (
 	keyword = regexp.MustCompile(`(?i)\b((?:ssl)?password|passfile|secret|token)=('(?:[^'\\]|\\.)*'|[^\s&` + "`" + `]+)`)
 	// presigned matches what makes a link to S3 a key to it.
 	presigned = regexp.MustCompile(`(?i)\b(x-amz-[a-z-]+)=[^\s&'"` + "`" + `]+`)
+	signing   = regexp.MustCompile(`\bwhsec_[A-Za-z0-9+/=_-]+`) // a webhook's secret
 	postgre   = regexp.MustCompile(`(?i)\bpostgres(?:ql)?://[^\s'"` + "`" + `]+`)
 )
 
@@ -16,6 +17,7 @@ var (
 func redact(s string) string {
 	s = postgre.ReplaceAllString(s, "postgres://***")
 	s = presigned.ReplaceAllString(s, "${1}=***")
+	s = signing.ReplaceAllString(s, "whsec_***")
 	s = userinfo.ReplaceAllString(s, "${1}***@")
 	return keyword.ReplaceAllString(s, "${1}=***")
 }

@@ -50,7 +50,7 @@ s3:ListBucket there, too, many attachments take half the requests.
 			{"With several databases.", "snapfleet worker --databases=/etc/snapfleet/databases.json"},
 			{"With traces.", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 snapfleet worker"},
 		},
-		env:   [][2]string{envPG, envAWS, envOTEL, envColor},
+		env:   [][2]string{envWebhook, envPG, envAWS, envOTEL, envColor},
 		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
 	}
 }
@@ -74,6 +74,10 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	if err != nil {
 		return err
 	}
+	hook, err := w.webhook()
+	if err != nil {
+		return err
+	}
 	// What is held is buffers, which make no garbage; it need not have as much room again.
 	if was := debug.SetGCPercent(50); was != 100 {
 		debug.SetGCPercent(was) // somebody has set GOGC
@@ -86,7 +90,7 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 		return err
 	}
 	defer nc.Close()
-	fleet, err := consumer.New(ctx, nc, story, w.consumerConfig(log))
+	fleet, err := consumer.New(ctx, nc, story, w.consumerConfig(hook, log))
 	if err != nil {
 		return notSetUp(err)
 	}
@@ -145,14 +149,14 @@ func (w *workerCmd) story(ctx context.Context, log zerolog.Logger) (*deliver, er
 	}, nil
 }
 
-func (w *workerCmd) consumerConfig(log zerolog.Logger) consumer.Config {
+func (w *workerCmd) consumerConfig(hook *consumer.Webhook, log zerolog.Logger) consumer.Config {
 	return consumer.Config{
 		Worker: w.name(), Version: buildVersion(), Slots: w.Slots, PerTenant: w.PerTenant, Grace: w.Grace,
 		Heartbeat: w.Heartbeat, Fence: w.Fence, Observe: w.Observe, Stall: w.Stall,
 		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
 		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain,
-		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Log: log,
+		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Webhook: hook, Log: log,
 	}
 }
 
