@@ -151,7 +151,7 @@ func (p *posting) publish(jobs ...string) {
 // settled waits until nothing is left to post.
 func (p *posting) settled() {
 	p.t.Helper()
-	eventually(p.t, "every event is settled", func() error {
+	comesTrue(p.t, "every event is settled", func() error {
 		for _, stream := range []string{contracts.OutcomeStream, contracts.NoticeStream} {
 			q, err := p.js.Consumer(p.t.Context(), stream, contracts.WebhookName)
 			if err != nil {
@@ -165,8 +165,8 @@ func (p *posting) settled() {
 	})
 }
 
-// eventually waits for what must come true by itself.
-func eventually(t *testing.T, what string, ok func() error) {
+// comesTrue waits for what must come true by itself.
+func comesTrue(t *testing.T, what string, ok func() error) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -181,19 +181,19 @@ func eventually(t *testing.T, what string, ok func() error) {
 	}
 }
 
-// syncBuffer is a log that is written and read at the same time.
-type syncBuffer struct {
+// sharedLog is a log that is written and read at the same time.
+type sharedLog struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (s *syncBuffer) Write(p []byte) (int, error) {
+func (s *sharedLog) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.Write(p)
 }
 
-func (s *syncBuffer) String() string {
+func (s *sharedLog) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
@@ -402,7 +402,7 @@ func TestWebhookPostsAgainUntilTheReceiverHasIt(t *testing.T) {
 		}
 	})
 	p := newPosting(t)
-	log := new(syncBuffer)
+	log := new(sharedLog)
 	p.start(r.hook(), log)
 	parent := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled})
 	if err := p.Notify(trace.ContextWithSpanContext(t.Context(), parent), contracts.Notice{Tenant: "acme", Kind: contracts.DestinationBroken, At: time.Now()}); err != nil {
@@ -456,7 +456,7 @@ func TestWebhookReceiverComesBack(t *testing.T) {
 		want["acme/"+job]++
 		p.publish(job)
 	}
-	eventually(t, "posts have failed", func() error {
+	comesTrue(t, "posts have failed", func() error {
 		if i := must(must(p.js.Consumer(t.Context(), contracts.OutcomeStream, contracts.WebhookName)).Info(t.Context())); i.NumRedelivered == 0 {
 			return fmt.Errorf("%+v", i)
 		}
@@ -510,7 +510,7 @@ func TestWebhookIsShared(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t, nil)
 	p := newPosting(t)
-	log := new(syncBuffer)
+	log := new(sharedLog)
 	p.start(r.hook(), log)
 	p.start(r.hook(func(c *WebhookConfig) { c.Timeout = 5 * time.Second }), log)
 	p.start(r.hook(), log) // needs less than the others
@@ -546,7 +546,7 @@ func TestWebhookGivesUp(t *testing.T) {
 	hook := r.hook()
 	hook.old, hook.fewest = time.Millisecond, 3
 	p := newPosting(t)
-	log := new(syncBuffer)
+	log := new(sharedLog)
 	p.start(hook, log)
 	p.publish("j")
 	p.settled()

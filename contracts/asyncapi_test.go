@@ -140,6 +140,8 @@ func TestAsyncAPIMessages(t *testing.T) {
 	}
 	for name, headers := range map[string][]string{
 		"request":    {"Nats-Msg-Id", "traceparent", "tracestate"},
+		"outcome":    {"traceparent", "tracestate"},
+		"notice":     {"traceparent", "tracestate"},
 		"deadLetter": {contracts.HeaderCode, contracts.HeaderReason, contracts.HeaderJob, contracts.HeaderDigest, "traceparent", "tracestate"},
 	} {
 		got := slices.Sorted(maps.Keys(messages[name].(node)["headers"].(node)["properties"].(node)))

@@ -31,6 +31,7 @@ func TestRedact(t *testing.T) {
 		{"host=h password='p w\\'x' dbname=d", "host=h password=*** dbname=d"},
 		{"PGPASSWORD", "PGPASSWORD"},
 		{"https://h/?token=abc&x=1", "https://h/?token=***&x=1"},
+		{"sign with whsec_c2VjcmV0+/=, not", "sign with whsec_***, not"},
 		{"s3://bucket/tenant/job/", "s3://bucket/tenant/job/"},
 	} {
 		if got := redact(c.in); got != c.want {
