@@ -110,14 +110,17 @@ func (d delivered) Term(ctx context.Context, reason string) error {
 }
 
 // bucketCells is a key-value bucket as [cells].
-type bucketCells struct{ kv jetstream.KeyValue }
+type bucketCells struct {
+	js jetstream.JetStream
+	kv jetstream.KeyValue
+}
 
 func openCells(ctx context.Context, js jetstream.JetStream, bucket string) (bucketCells, error) {
 	kv, err := js.KeyValue(ctx, bucket)
 	if err != nil {
 		return bucketCells{}, fmt.Errorf("open bucket %s: %w", bucket, notSetUp(err))
 	}
-	return bucketCells{kv}, nil
+	return bucketCells{js, kv}, nil
 }
 
 // readTimeout bounds one read: a question that was under way when the broker restarted is never answered.
@@ -163,13 +166,12 @@ func (b bucketCells) Put(ctx context.Context, key string, value []byte) error {
 func (b bucketCells) Delete(ctx context.Context, key string) error { return b.kv.Purge(ctx, key) }
 
 func (b bucketCells) Keys(ctx context.Context, filter string) ([]string, error) {
-	lister, err := b.kv.ListKeysFiltered(ctx, filter)
-	if err != nil {
-		return nil, err
-	}
 	var keys []string
-	for key := range lister.Keys() {
-		keys = append(keys, key)
+	for c, err := range b.newest(ctx, filter) {
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, c.key)
 	}
 	return keys, ctx.Err()
 }

@@ -76,7 +76,7 @@ type Jobs struct {
 	js      jetstream.JetStream
 	records records
 	ledger  streams
-	kv      jetstream.KeyValue
+	cells   bucketCells // of the records, too
 	fleet   cells
 	pauses  *Pauses
 }
@@ -95,7 +95,7 @@ func OpenJobs(ctx context.Context, js jetstream.JetStream) (*Jobs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Jobs{js: js, records: records{cells}, ledger: outcomes, kv: cells.kv, fleet: fleet, pauses: &Pauses{fleet}}, nil
+	return &Jobs{js: js, records: records{cells}, ledger: outcomes, cells: cells, fleet: fleet, pauses: &Pauses{fleet}}, nil
 }
 
 // Submit publishes a request. duplicate says that the job was asked for before, and that nothing was added; a job
@@ -361,25 +361,16 @@ func (j *Jobs) waiting(ctx context.Context, subject string) (map[string]Status, 
 
 // recorded are the jobs that have a record.
 func (j *Jobs) recorded(ctx context.Context, keys string) (jobs []Status, err error) {
-	w, err := j.kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case e := <-w.Updates():
-			if e == nil { // all that there was
-				return jobs, nil
-			}
-			var r record
-			if err := json.Unmarshal(e.Value(), &r); err == nil && r.Version == recordVersion {
-				jobs = append(jobs, statusOf(r))
-			}
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+	for c, err := range j.cells.newest(ctx, keys) {
+		if err != nil {
+			return nil, err
+		}
+		var r record
+		if err := json.Unmarshal(c.value, &r); err == nil && r.Version == recordVersion {
+			jobs = append(jobs, statusOf(r))
 		}
 	}
+	return jobs, nil
 }
 
 // changes follows one record. When that cannot be arranged soon, as while the connection comes back, nothing ever
@@ -387,7 +378,7 @@ func (j *Jobs) recorded(ctx context.Context, keys string) (jobs []Status, err er
 func (j *Jobs) changes(ctx context.Context, key string) (entries <-chan jetstream.KeyValueEntry, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(readTimeout, cancel)
-	w, err := j.kv.Watch(ctx, key, jetstream.IgnoreDeletes())
+	w, err := j.cells.kv.Watch(ctx, key, jetstream.IgnoreDeletes())
 	if err != nil || !late.Stop() {
 		cancel()
 		return nil, cancel
