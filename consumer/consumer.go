@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -68,6 +67,8 @@ type Config struct {
 	// to mend it. Default 12 h. Negative: never.
 	CheckAhead time.Duration
 
+	// Domain is that of the JetStream that holds the streams. Default: the account's own.
+	Domain string
 	// Webhook is where outcomes and notices are posted. Default: nowhere.
 	Webhook *Webhook
 
@@ -160,9 +161,9 @@ type Consumer struct {
 // them. The error says what to change.
 func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, error) {
 	cfg = cfg.withDefaults()
-	js, err := jetstream.New(nc)
+	js, err := JetStream(nc, cfg.Domain)
 	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, err
 	}
 	if err := verify(ctx, js); err != nil {
 		return nil, err

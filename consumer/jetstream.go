@@ -32,6 +32,19 @@ func Connect(url string, opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// JetStream opens the API of a domain, or of the account's own JetStream when the domain is empty.
+func JetStream(nc *nats.Conn, domain string) (js jetstream.JetStream, err error) {
+	if domain == "" {
+		js, err = jetstream.New(nc)
+	} else {
+		js, err = jetstream.NewWithDomain(nc, domain)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return js, nil
+}
+
 // pull is the queue.
 type pull struct {
 	nc       *nats.Conn

@@ -58,6 +58,14 @@ func (b bucketCells) newest(ctx context.Context, filter string) iter.Seq2[entry,
 
 func (b bucketCells) prefix() string { return "$KV." + b.kv.Bucket() + "." }
 
+// api is how the subjects of JetStream's API begin; see [JetStream].
+func (b bucketCells) api() string {
+	if domain := b.js.Options().Domain; domain != "" {
+		return "$JS." + domain + ".API."
+	}
+	return jetstream.DefaultAPIPrefix
+}
+
 // subjects are those that match and have a message, be it one that says that the cell is gone.
 func (b bucketCells) subjects(ctx context.Context, filter string) (subjects []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -86,7 +94,7 @@ func (b bucketCells) batch(ctx context.Context, subjects []string, from uint64) 
 	sub, err := nc.SubscribeSync(inbox)
 	if err == nil {
 		defer func() { _ = sub.Unsubscribe() }()
-		err = nc.PublishRequest("$JS.API.DIRECT.GET.KV_"+b.kv.Bucket(), inbox, question)
+		err = nc.PublishRequest(b.api()+"DIRECT.GET.KV_"+b.kv.Bucket(), inbox, question)
 	}
 	for err == nil {
 		var m *nats.Msg

@@ -59,17 +59,30 @@ type cli struct {
 
 // natsFlags say where NATS is and who we are there.
 type natsFlags struct {
-	NATSURL   string `name:"nats-url" group:"nats" default:"${nats_url}" placeholder:"URL" help:"NATS servers, separated by commas."`
-	NATSCreds string `name:"nats-creds" group:"nats" type:"path" placeholder:"FILE" help:"Credentials file (JWT and seed) to log in to NATS with."`
-	NATSCA    string `name:"nats-ca" group:"nats" type:"path" placeholder:"FILE" help:"PEM file with the authority that signed the NATS servers' certificates. Default: the system's authorities."`
+	NATSURL    string `name:"nats-url" group:"nats" default:"${nats_url}" placeholder:"URL" help:"NATS servers, separated by commas."`
+	NATSCreds  string `name:"nats-creds" group:"nats" type:"path" placeholder:"FILE" help:"Credentials file (JWT and seed) to log in to NATS with."`
+	NATSNKey   string `name:"nats-nkey" group:"nats" type:"path" placeholder:"FILE" help:"File with the seed of an NKey to log in to NATS with, where the server's configuration knows users by their public keys: see deploy/nats."`
+	NATSInbox  string `name:"nats-inbox" group:"nats" default:"_INBOX" placeholder:"PREFIX" help:"Subjects on which answers are heard begin with this. Users of one account who may not hear each other's answers have one each: see deploy/nats."`
+	NATSDomain string `name:"nats-domain" group:"nats" placeholder:"NAME" help:"Domain of the JetStream that holds the streams, where it is not this account's own: see deploy/nats."`
+	NATSCA     string `name:"nats-ca" group:"nats" type:"path" placeholder:"FILE" help:"PEM file with the authority that signed the NATS servers' certificates. Default: the system's authorities."`
 }
 
 // connect dials NATS once: an operator's verb that cannot reach it says so at once, and a worker is
 // started again by whoever supervises it.
 func (f natsFlags) connect(name string) (*nats.Conn, error) {
-	opts := []nats.Option{nats.Name("snapfleet " + name)}
+	if err := nats.CustomInboxPrefix(f.NATSInbox)(new(nats.Options)); err != nil {
+		return nil, usagef("--nats-inbox: %q is no prefix of subjects", f.NATSInbox)
+	}
+	opts := []nats.Option{nats.Name("snapfleet " + name), nats.CustomInboxPrefix(f.NATSInbox)}
 	if f.NATSCreds != "" {
 		opts = append(opts, nats.UserCredentials(f.NATSCreds))
+	}
+	if f.NATSNKey != "" {
+		nkey, err := nats.NkeyOptionFromSeed(f.NATSNKey)
+		if err != nil {
+			return nil, explain(exitUsage, fmt.Errorf("--nats-nkey: %w", err), "the file cannot be read, or holds no seed of an NKey, which begins with SU", "make one with `nats auth nkey gen user` or `nk -gen user`, and tell the server its public half")
+		}
+		opts = append(opts, nkey)
 	}
 	if f.NATSCA != "" {
 		opts = append(opts, nats.RootCAs(f.NATSCA), nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12}))
@@ -78,7 +91,7 @@ func (f natsFlags) connect(name string) (*nats.Conn, error) {
 	if err != nil {
 		return nil, explain(exitUnreachable, fmt.Errorf("%s: %w", redact(f.NATSURL), err),
 			"no NATS server listens there, or it refuses these credentials",
-			"check --nats-url (SNAPFLEET_NATS_URL), --nats-creds and --nats-ca")
+			"check --nats-url (SNAPFLEET_NATS_URL), --nats-creds, --nats-nkey and --nats-ca")
 	}
 	return nc, nil
 }
@@ -89,10 +102,10 @@ func (f natsFlags) jetStream(name string) (*nats.Conn, jetstream.JetStream, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	js, err := jetstream.New(nc)
+	js, err := consumer.JetStream(nc, f.NATSDomain)
 	if err != nil {
 		nc.Close()
-		return nil, nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, nil, err
 	}
 	return nc, js, nil
 }
@@ -101,7 +114,7 @@ func (f natsFlags) jetStream(name string) (*nats.Conn, jetstream.JetStream, erro
 func notSetUp(err error) error {
 	for _, missing := range []error{jetstream.ErrBucketNotFound, jetstream.ErrStreamNotFound, jetstream.ErrConsumerNotFound} {
 		if errors.Is(err, missing) {
-			return explain(0, err, "this NATS account holds nothing of snapfleet, or not all of it", "run `snapfleet setup`, or check --nats-url and --nats-creds")
+			return explain(0, err, "this NATS account holds nothing of snapfleet, or not all of it", "run `snapfleet setup`, or check --nats-url, --nats-creds and --nats-nkey")
 		}
 	}
 	return err

@@ -156,7 +156,7 @@ func (w *workerCmd) consumerConfig(hook *consumer.Webhook, log zerolog.Logger) c
 		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
 		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain,
-		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Webhook: hook, Log: log,
+		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Domain: w.NATSDomain, Webhook: hook, Log: log,
 	}
 }
 

@@ -38,6 +38,8 @@ type settings struct {
 	Sync       bool // of every message
 	Storage    int64
 	Users      []login  // besides anybody who gives no name
+	Config     string   // a file with everything else
+	Environ    []string // what the file takes from the environment
 	Cluster    string   // host:port where the other servers of a cluster find this one; empty: it is alone
 	Routes     []string // of all of them
 }
@@ -72,6 +74,13 @@ func WithUser(name, password, denied string) NATSOption {
 // The program has to call [ServeNATS] before anything else.
 func AsProcess() NATSOption {
 	return func(n *NATS) { n.process = true }
+}
+
+// WithConfig starts the server with a configuration file, as operators do: of it everything is taken but the address,
+// the ports and the folder of the streams. environ are variables that the file names, NAME=value; so the server has to be
+// a process of its own, see [AsProcess].
+func WithConfig(file string, environ ...string) NATSOption {
+	return func(n *NATS) { n.as.Config, n.as.Environ, n.process = file, environ, true }
 }
 
 // StartNATS starts a server that keeps its streams in dir.
@@ -133,9 +142,9 @@ func (n *NATS) start() (err error) {
 
 // serve runs a server in this process. It returns the settings with the ports that it has.
 func (as settings) serve() (*server.Server, settings, error) {
-	opts := server.Options{
-		ServerName: as.name(), Host: "127.0.0.1", Port: as.Port,
-		JetStream: true, StoreDir: as.Dir, JetStreamMaxStore: as.Storage, SyncAlways: as.Sync, NoSigs: true, NoLog: true,
+	opts, err := as.options()
+	if err != nil {
+		return nil, as, err
 	}
 	if as.Monitoring != 0 {
 		opts.HTTPHost, opts.HTTPPort = "127.0.0.1", as.Monitoring
@@ -160,7 +169,7 @@ func (as settings) serve() (*server.Server, settings, error) {
 	if opts.NoAuthUser != "" {
 		opts.Users = append(opts.Users, &server.User{Username: opts.NoAuthUser})
 	}
-	s, err := server.NewServer(&opts)
+	s, err := server.NewServer(opts)
 	if err != nil {
 		return nil, as, err
 	}
@@ -185,6 +194,20 @@ func (as settings) serve() (*server.Server, settings, error) {
 	return s, as, nil
 }
 
+// options are what a server is started with, but for monitoring and clusters.
+func (as settings) options() (*server.Options, error) {
+	opts := &server.Options{JetStream: true, JetStreamMaxStore: as.Storage, SyncAlways: as.Sync}
+	if as.Config != "" {
+		var err error
+		if opts, err = server.ProcessConfigFile(as.Config); err != nil {
+			return nil, err
+		}
+		opts.HTTPHost, opts.HTTPPort = "", 0
+	}
+	opts.ServerName, opts.Host, opts.Port, opts.StoreDir, opts.NoSigs, opts.NoLog = as.name(), "127.0.0.1", as.Port, as.Dir, true, true
+	return opts, nil
+}
+
 func (as settings) name() string { return "snapfleet-" + filepath.Base(as.Dir) }
 
 // settingsVariable tells a process to be a server, and which one.
@@ -201,7 +224,7 @@ func (n *NATS) spawn() error {
 		return err
 	}
 	n.cmd = exec.Command(program)
-	n.cmd.Env = append(os.Environ(), settingsVariable+"="+string(given))
+	n.cmd.Env = append(append(os.Environ(), n.as.Environ...), settingsVariable+"="+string(given))
 	n.cmd.Stderr = os.Stderr
 	out, err := n.cmd.StdoutPipe()
 	if err != nil {
