@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +22,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.opentelemetry.io/otel/trace"
+	"gopkg.in/yaml.v3"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -298,25 +301,56 @@ func TestWebhookWaitsLongerEachTime(t *testing.T) {
 	}
 }
 
+// describedEvents is what receivers are told of events.
+func describedEvents(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	var doc any
+	if err := yaml.Unmarshal(must(os.ReadFile("../contracts/webhook.yaml")), &doc); err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	add := func(name string, content []byte) {
+		if err := c.AddResource(strings.TrimSuffix(schemas, "schemas/")+name, must(jsonschema.UnmarshalJSON(bytes.NewReader(content)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("webhook.yaml", must(json.Marshal(doc)))
+	for _, name := range []string{"schemas/outcome.schema.json", "schemas/notice.schema.json", "schemas/manifest.schema.json"} {
+		add(name, must(os.ReadFile("../contracts/"+name)))
+	}
+	return must(c.Compile(strings.TrimSuffix(schemas, "schemas/") + "webhook.yaml#/components/schemas/Event"))
+}
+
 func TestWebhookEventIsWhatWasPublished(t *testing.T) {
 	t.Parallel()
 	hook := must(NewWebhook(WebhookConfig{URL: "https://ops.example.com", Secrets: []string{theSecret}, Source: "urn:example:fleet"}))
 	at := time.Date(2026, 3, 31, 14, 30, 22, 482913000, time.UTC)
-	outcome := must(json.Marshal(contracts.Outcome{Version: 1, Tenant: "acme", Job: "j", Kind: contracts.DeliveredWithGaps, EndedAt: at}))
+	described := describedEvents(t)
+	outcome := must(json.Marshal(contracts.Outcome{
+		Version: 1, Tenant: "acme", Job: "j", Kind: contracts.DeliveredWithGaps, Attempt: "1-0", Attempts: 1, EndedAt: at,
+		Manifest: "s3://bucket/acme/j/manifest.json", ManifestSHA256: strings.Repeat("0", 64), Totals: &contracts.Totals{Gaps: 1},
+	}))
 	notice := must(json.Marshal(contracts.Notice{Version: 1, Tenant: "acme", Kind: contracts.DestinationBroken, At: at}))
 	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	for _, c := range []struct {
 		subject, kind, about, schema string
 		body                         []byte
+		valid                        bool // as this release writes them
 	}{
-		{contracts.OutcomeSubject("acme", "j"), "com.github.snapfleet.snapshot.delivered-with-gaps", "acme/j", "outcome.schema.json", outcome},
-		{contracts.NoticeSubject("acme", contracts.DestinationBroken), "com.github.snapfleet.snapshot.destination-broken", "acme", "notice.schema.json", notice},
-		{contracts.OutcomeSubject("acme", "j"), "com.github.snapfleet.snapshot.of-a-later-release", "acme/j", "outcome.schema.json", []byte(`{ "tenant":"acme","job":"j",  "kind":"of-a-later-release", "n": 12345678901234567890 }`)},
+		{contracts.OutcomeSubject("acme", "j"), "com.github.snapfleet.snapshot.delivered-with-gaps", "acme/j", "outcome.schema.json", outcome, true},
+		{contracts.NoticeSubject("acme", contracts.DestinationBroken), "com.github.snapfleet.snapshot.destination-broken", "acme", "notice.schema.json", notice, true},
+		{contracts.OutcomeSubject("acme", "j"), "com.github.snapfleet.snapshot.of-a-later-release", "acme/j", "outcome.schema.json", []byte(`{ "tenant":"acme","job":"j",  "kind":"of-a-later-release", "n": 12345678901234567890 }`), false},
 	} {
 		e := must(hook.event(c.subject, c.body, at, contracts.Header{"traceparent": {parent}, "Nats-Msg-Id": {"x"}}))
 		posted := must(e.MarshalJSON())
 		if again := must(must(hook.event(c.subject, c.body, at, contracts.Header{"traceparent": {parent}})).MarshalJSON()); !bytes.Equal(posted, again) {
 			t.Errorf("the same is told differently:\n%s\n%s", posted, again)
+		}
+		if c.valid {
+			if err := described.Validate(must(jsonschema.UnmarshalJSON(bytes.NewReader(posted)))); err != nil {
+				t.Errorf("not as contracts/webhook.yaml has it: %v\n%s", err, posted)
+			}
 		}
 		var got event.Event
 		if err := json.Unmarshal(posted, &got); err != nil {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -103,6 +104,8 @@ func TestWebhook(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "webhook", little("webhook"))
 	r := newReceiver(t)
+	c := collect(t)
+	f.env = append(f.env, c.environ()...)
 	w := f.work("first", append(r.flags(), "--listen=127.0.0.1:0")...)
 	about := func(job string) string { return f.tenant + "/" + job }
 	told := func(job string) (e event.Event) {
@@ -141,6 +144,21 @@ func TestWebhook(t *testing.T) {
 			t.Errorf("%s: traceparent %q, trace %s", c.job, parent, o.TraceID)
 		}
 	}
+
+	f.eventually("each post has a trace of its own, which names the job's", func() error {
+		linked := map[string]bool{}
+		for _, s := range c.all() {
+			for _, link := range s.Links {
+				if s.Name == "post event" && len(s.ParentSpanId) == 0 && attributes(s.Attributes)["http.response.status_code"] == "200" {
+					linked[hex.EncodeToString(link.TraceId)] = true
+				}
+			}
+		}
+		if len(linked) != 2 || !linked[delivered.TraceID] || !linked[failed.TraceID] {
+			return fmt.Errorf("linked are %v", linked)
+		}
+		return nil
+	})
 
 	// The receiver hangs over one event: jobs are delivered and told all the same.
 	came := r.hold(about("slow"))
