@@ -90,7 +90,7 @@ func (p *poster) feed(ctx context.Context, q pull) {
 	var busy sync.WaitGroup
 	defer busy.Wait()
 	slots := make(chan struct{}, postsAtOnce)
-	healthy := true
+	broken := false
 	for {
 		select {
 		case slots <- struct{}{}:
@@ -104,10 +104,13 @@ func (p *poster) feed(ctx context.Context, q pull) {
 			}
 			return
 		}
-		if was := healthy; was != (err == nil) {
-			healthy = err == nil
-			p.log.Warn().Err(err).Bool("healthy", healthy).Msg("the webhook's events: whether they can be read has changed")
+		switch {
+		case err != nil && !broken:
+			p.log.Warn().Err(err).Msg("the webhook's events cannot be read, trying on")
+		case err == nil && broken:
+			p.log.Info().Msg("the webhook's events can be read again")
 		}
+		broken = err != nil
 		if m == nil {
 			<-slots
 			if err != nil {

@@ -42,7 +42,7 @@ Retry-After says.`,
 		examples: []example{
 			{"Make a secret, and try it.", "echo whsec_$(openssl rand -base64 32) > webhook.secret\nsnapfleet webhook test --webhook-url=https://ops.example.com/snapfleet --webhook-secret-file=webhook.secret"},
 		},
-		env:   [][2]string{envWebhook},
+		env:   [][2]string{envWebhook, {"HTTPS_PROXY, NO_PROXY", "A proxy on the way to the receiver. The workers take it, too."}},
 		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
@@ -90,6 +91,9 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 		return err
 	}
 	defer nc.Close()
+	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { // such as a right that is missing
+		log.Warn().Err(err).Msg("NATS refuses something")
+	})
 	fleet, err := consumer.New(ctx, nc, story, w.consumerConfig(hook, log))
 	if err != nil {
 		return notSetUp(err)
