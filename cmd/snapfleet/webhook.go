@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -60,7 +59,7 @@ func (w *webhookTestCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return explain(exitUnreachable, err, "the receiver does not answer, or its certificate is of an authority that is not known here", "compare --webhook-url with the receiver's, and see --webhook-ca and --webhook-timeout")
 	}
-	said := printable(answer.Body)
+	said := firstWords(answer.Body)
 	if w.JSON {
 		err = c.json(struct {
 			Event        string `json:"event"`
@@ -83,13 +82,7 @@ func (w *webhookTestCmd) Run(ctx context.Context, c *console) error {
 	return err
 }
 
-// printable is what a stranger says, on one line of a terminal.
-func printable(b []byte) string {
-	s := strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(string(b[:min(len(b), 500)]), "?"))
-	return strings.Join(strings.Fields(s), " ")
+// firstWords is what a stranger says, on one line of a terminal.
+func firstWords(b []byte) string {
+	return strings.Join(strings.Fields(printable(string(b[:min(len(b), 500)]))), " ")
 }
