@@ -139,7 +139,7 @@ func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 // databasesFlags say which PostgreSQL servers a worker reads besides.
 type databasesFlags struct {
 	ReplicaURL string `name:"replica-url" group:"postgres" placeholder:"URL" help:"Hot standby of --database-url, to read in its place. The primary is read when it cannot be read, or has ended two attempts of a job."`
-	Databases  string `group:"postgres" type:"path" placeholder:"FILE" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; see above. It holds logins: nobody else should be able to read it."`
+	Databases  string `group:"postgres" type:"path" placeholder:"FILE" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; the help page shows one. It holds logins: nobody else should be able to read it."`
 }
 
 // readFlags are how a database is read. They are [exporter.Config], field by field.
