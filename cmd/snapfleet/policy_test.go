@@ -394,7 +394,7 @@ func TestPolicyOfARotationAcceptsBothExternalIDs(t *testing.T) {
 	}
 	o.delivers("rotating")
 
-	registry, done, err := openRegistry(t.Context(), natsFlags{NATSURL: o.nats.URL()})
+	registry, done, err := openRegistry(t.Context(), natsFlags{NATSURL: o.nats.URL(), NATSInbox: "_INBOX"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +413,7 @@ func TestPolicyOfARotationAcceptsBothExternalIDs(t *testing.T) {
 // enrol writes a record in place of the one that is there, whatever the registry would let an operator change.
 func (o *onboarding) enrol(record contracts.Tenant) {
 	o.t.Helper()
-	registry, done, err := openRegistry(o.t.Context(), natsFlags{NATSURL: o.nats.URL()})
+	registry, done, err := openRegistry(o.t.Context(), natsFlags{NATSURL: o.nats.URL(), NATSInbox: "_INBOX"})
 	if err != nil {
 		o.t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func TestWebhookIsTried(t *testing.T) {
 	}
 	// The wrong secret; the file wins over the variable.
 	r = snapfleet(t, []string{"SNAPFLEET_WEBHOOK_SECRET=" + otherSigning}, append(trusting, "--webhook-secret-file="+file(t, oneSigning))...)
-	r.want(t, exitFailed, "answer 401 after", "body [31mwho are you?", "status 401", "cause:", "fix: give both sides the same secret")
+	r.want(t, exitFailed, "answer 401 after", `body \x1b[31mwho are you?`, "status 401", "cause:", "fix: give both sides the same secret")
 	if strings.Contains(r.out+r.err, "\x1b") || strings.Contains(r.out+r.err, "key=hidden") {
 		t.Errorf("a stranger writes on the terminal, or the URL is shown:\n%q", r.out+r.err)
 	}

@@ -405,7 +405,7 @@ var bugs = []bug{
 	},
 	{
 		"siblings on instants of their own", "exporter/exporter.go",
-		`if err := s.exporter.taken(slot); err != nil {`, `if err := exec(ctx, conn, "COMMIT; "+begin+s.exporter.settings()); err != nil {`,
+		`if err := s.server.taken(slot); err != nil {`, `if err := exec(ctx, conn, "COMMIT; "+begin+s.exporter.settings()); err != nil {`,
 		`^TestOneInstant$`,
 	},
 	{
@@ -525,7 +525,7 @@ var bugs = []bug{
 	},
 	{
 		"siblings without a slot", "exporter/exporter.go",
-		`"SELECT "+s.exporter.slotColumn()+", "+instantColumns`, `"SELECT 0, "+instantColumns`,
+		`"SELECT "+s.server.slotColumn()+", "+instantColumns`, `"SELECT 0, "+instantColumns`,
 		`^TestFullDatabase$`,
 	},
 	{

@@ -44,7 +44,7 @@ var promises = []promise{
 	}
 	var here instant
 	var slot *int32
-	if err := conn.QueryRow(ctx, "SELECT "+s.exporter.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT "+s.server.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if !here.equal(s.instant) {`,
@@ -53,7 +53,7 @@ var promises = []promise{
 	}
 	var here instant
 	var slot *int32
-	if err := conn.QueryRow(ctx, "SELECT "+s.exporter.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT "+s.server.slotColumn()+", "+instantColumns).Scan(append([]any{&slot}, here.fields()...)...); err != nil {
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if here.XID == "" {`,
