@@ -279,6 +279,8 @@ func TestHouse(t *testing.T) {
 	status := h.run("status", "beta", "j1")
 	status.want(t, exitOK, "state delivered", "kept in the house bucket, expires ")
 	oneOf(t, status.out, expiresOn(began, 30))
+	h.run("tenant", "check", "beta").want(t, exitOK, "10 of 10 steps are ok")
+	h.run("tenant", "get", "beta").want(t, exitOK, "bucket house", "destination ok")
 	h.run("tenant", "set", "beta", "--bucket=x-bucket", "--region=us-east-1", "--role-arn="+role).want(t, exitOK, "bucket x-bucket")
 	h.run("links", "beta", "j1").want(t, exitOK) // it was the house's, when it was delivered
 	h.run("tenant", "set", "beta", "--bucket=", "--region=", "--role-arn=").want(t, exitOK, "bucket house")
@@ -538,6 +540,7 @@ func TestHouseWithoutLifecycle(t *testing.T) {
 	none.Remove()
 	h.run("tenant", "set", "gamma").want(t, exitOK, "bucket house")
 	worker := h.startWorker()
+	h.run("tenant", "check", "gamma").want(t, exitOK, "10 of 10 steps are ok")
 	h.run("submit", "gamma", "--job=j1", "--only=tables", "--wait").want(t, exitOK, "delivered: 1 table")
 	days := expiresOn(began, 3)
 	for _, key := range h.keys() {

@@ -201,7 +201,11 @@ func (t *tenantGetCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
-	known, err := o.checkups.Get(ctx, record)
+	house, err := housing(ctx, o.tenants)
+	if err != nil {
+		return err
+	}
+	known, err := o.checkups.Get(ctx, house.For(record))
 	if err != nil {
 		return err
 	}
@@ -261,6 +265,15 @@ func (c *console) tenant(t contracts.Tenant, more ...[2]string) {
 	}, more...)...)
 }
 
+// housing is the house's record; without a house it is empty.
+func housing(ctx context.Context, r *consumer.Registry) (contracts.House, error) {
+	h, err := r.House(ctx)
+	if _, rejected := contracts.AsRejection(err); rejected {
+		return contracts.House{}, nil
+	}
+	return h, err
+}
+
 // bucketWord is where a tenant is delivered to.
 func bucketWord(d contracts.Destination) string {
 	if d.House() {
@@ -295,11 +308,15 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 	if err != nil {
 		return err
 	}
+	house, err := housing(ctx, registry)
+	if err != nil {
+		return err
+	}
 	slices.SortFunc(tenants, func(a, b contracts.Tenant) int { return strings.Compare(a.Name, b.Name) })
 	var rows []table.Row
 	for _, r := range tenants {
 		d := r.Destination
-		known, err := checkups.Get(ctx, r)
+		known, err := checkups.Get(ctx, house.For(r))
 		if err != nil {
 			return err
 		}
