@@ -28,7 +28,7 @@ func TestCheckNeedsNoMoreThanThePage(t *testing.T) {
 	t.Parallel()
 	c := newCustomer(t)
 	for _, m := range regexp.MustCompile("(?s)<!-- policy: (trust|permissions) -->\n```json\n(.*?)```").FindAllStringSubmatch(customersPage(t), -1) {
-		filled := strings.NewReplacer("acme-snapshots", c.to().Bucket, "YOUR-EXTERNAL-ID", c.to().ExternalID).Replace(m[2])
+		filled := strings.NewReplacer("acme-snapshots", c.to().Bucket, "YOUR-EXTERNAL-ID-FROM-US", c.to().ExternalID).Replace(m[2])
 		if filled == m[2] {
 			t.Fatalf("nothing to fill in: %s", m[2])
 		}
@@ -173,7 +173,7 @@ func TestCheckWritesAsADeliveryDoes(t *testing.T) {
 			t.Parallel()
 			c := newCustomer(t)
 			c.cfg.NoChecksum = none
-			c.to().KMSKeyARN = "arn:aws:kms:us-east-1:" + theirAccount + ":key/0d4c3f0e-52a1-4c9f-9a37-2f2b6a0b9c11"
+			c.encrypt("arn:aws:kms:us-east-1:" + theirAccount + ":key/0d4c3f0e-52a1-4c9f-9a37-2f2b6a0b9c11")
 			if report := c.checked(); report.Result() != contracts.CheckOK {
 				t.Fatal(told(report))
 			}

@@ -75,15 +75,21 @@ func TestAllowedEndpoints(t *testing.T) {
 	}
 }
 
+// encrypt gives the customer a key, and the role what the page asks for then.
+func (c *customer) encrypt(key string) {
+	c.t.Helper()
+	c.to().KMSKeyARN = key
+	c.role.Policy = strings.Replace(c.role.Policy, `"Statement":[`, `"Statement":[{"Effect":"Allow","Action":["kms:GenerateDataKey","kms:Decrypt"],"Resource":"`+key+`"},`, 1)
+	if err := server.SetRole(c.role); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // A tenant's key is named wherever an object begins; S3 uses it from there.
 func TestTenantsKey(t *testing.T) {
 	t.Parallel()
 	c := newCustomer(t)
-	c.to().KMSKeyARN = "arn:aws:kms:us-east-1:222222222222:key/1234abcd"
-	c.role.Policy = strings.Replace(c.role.Policy, `"Statement":[`, `"Statement":[{"Effect":"Allow","Action":["kms:GenerateDataKey","kms:Decrypt"],"Resource":"`+c.to().KMSKeyARN+`"},`, 1)
-	if err := server.SetRole(c.role); err != nil {
-		t.Fatal(err)
-	}
+	c.encrypt("arn:aws:kms:us-east-1:222222222222:key/1234abcd")
 	if err := c.uploader().Commit(t.Context(), c.attempt, c.prepare()); err != nil {
 		t.Fatal(err)
 	}
