@@ -131,12 +131,13 @@ func (o *onboarding) delivers(job string) {
 	snapfleet(o.t, o.cloud.Environ(o.them), "verify", "s3://"+o.name+"/acme/"+job+"/").want(o.t, exitOK, "proven: 2 tables, 5,000 rows")
 }
 
-// check tries the destination as a worker does, and says which steps failed.
-func (o *onboarding) check(record contracts.Tenant) (failed []contracts.CheckName) {
+// check has the worker try the destination, and says which steps failed.
+func (o *onboarding) check() (failed []contracts.CheckName) {
 	o.t.Helper()
-	check := o.uploader().Check(o.t.Context(), record)
-	if len(check.Steps) != len(contracts.CheckNames) {
-		o.t.Fatalf("the check is %+v", check)
+	r := snapfleet(o.t, o.env, "tenant", "check", "acme", "--json")
+	var check contracts.Check
+	if err := json.Unmarshal([]byte(r.out), &check); err != nil || len(check.Steps) != len(contracts.CheckNames) {
+		o.t.Fatalf("%v: %s", err, r)
 	}
 	for _, s := range check.Steps {
 		if s.Result == contracts.CheckFailed {
@@ -282,7 +283,7 @@ func TestPolicyIsAllThatADeliveryNeeds(t *testing.T) {
 	defer o.work()()
 	o.delivers("printed")
 	acme := record(t, o.env, "acme")
-	if failed := o.check(acme); len(failed) > 0 {
+	if failed := o.check(); len(failed) > 0 {
 		t.Fatalf("as printed, %q fail", failed)
 	}
 
@@ -309,7 +310,7 @@ func TestPolicyIsAllThatADeliveryNeeds(t *testing.T) {
 		if at, err := o.deliver(acme, true); at != want.stage || rejected(err) != string(want.code) {
 			t.Errorf("without %s: %q: %v, want %s: %s", action, at, err, want.stage, want.code)
 		}
-		if failed := o.check(acme); len(failed) == 0 || failed[0] != want.check {
+		if failed := o.check(); len(failed) == 0 || failed[0] != want.check {
 			t.Errorf("without %s these steps of a check fail: %q, want %s first", action, failed, want.check)
 		}
 		delete(needed, action)
@@ -394,17 +395,7 @@ func TestPolicyOfARotationAcceptsBothExternalIDs(t *testing.T) {
 	}
 	o.delivers("rotating")
 
-	registry, done, err := openRegistry(t.Context(), natsFlags{NATSURL: o.nats.URL(), NATSInbox: "_INBOX"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer done()
-	if failed := o.check(next); len(failed) > 0 {
-		t.Errorf("with the next one, %q fail", failed)
-	}
-	if _, err := registry.Switch(t.Context(), both); err != nil { // as "snapfleet tenant rotate" does after such a check
-		t.Fatal(err)
-	}
+	snapfleet(t, o.env, "tenant", "rotate", "acme").want(t, exitOK, "the external ID is switched")
 	o.grant(o.print("--as=trust"), o.print("--as=permissions"))
 	o.delivers("rotated")
 	let(map[*contracts.Tenant]bool{&old: false, &next: true, &third: false})
