@@ -89,6 +89,14 @@ func fullOutcome() contracts.Outcome {
 		Totals:         &contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480},
 		Reason:         &contracts.Reason{Code: contracts.KMSDenied, What: "what", Cause: "cause", Fix: "fix"},
 		TraceID:        "4bf92f3577b34da6a3ce929d0e0e4736",
+		Schedule:       &contracts.ScheduledRun{FiredAt: instant, LateSeconds: 8220, Missed: []time.Time{instant}, MissedTotal: 1},
+	}
+}
+
+func fullSchedule() contracts.Schedule {
+	return contracts.Schedule{
+		Version: contracts.ScheduleVersion, Tenant: "acme", Cron: "0 2 * * *", TimeZone: "America/Los_Angeles",
+		Only: contracts.Tables, Format: contracts.JSONL, UpdatedAt: instant,
 	}
 }
 

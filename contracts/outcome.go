@@ -22,9 +22,27 @@ type Outcome struct {
 	// Reason says why the job was not delivered.
 	Reason  *Reason `json:"reason,omitempty"`
 	TraceID string  `json:"trace_id,omitempty"`
+	// Schedule says which run of the tenant's [Schedule] the job is. Nil: nobody's.
+	Schedule *ScheduledRun `json:"schedule,omitempty"`
 }
 
-// OutcomeKind is one of the four ways in which a job ends.
+// ScheduledRun is one run of a schedule.
+type ScheduledRun struct {
+	// FiredAt is the time that the schedule names; the job's id is made of it.
+	FiredAt time.Time `json:"fired_at"`
+	// LateSeconds is how long after that a worker first took the run on, by the worker's clock.
+	LateSeconds int64 `json:"late_seconds,omitempty"`
+	// Missed are the times between the run before and this one for which no snapshot was begun, the last [MaxMissed]
+	// of them: nobody worked, or the run before went on. This run makes up for all of them.
+	Missed []time.Time `json:"missed,omitempty"`
+	// MissedTotal is how many there were.
+	MissedTotal int `json:"missed_total,omitempty"`
+}
+
+// MaxMissed is how many missed times an outcome names.
+const MaxMissed = 20
+
+// OutcomeKind is one of the five ways in which a job ends.
 type OutcomeKind string
 
 // The ways.
@@ -33,6 +51,7 @@ const (
 	DeliveredWithGaps OutcomeKind = "delivered-with-gaps"
 	Failed            OutcomeKind = "failed"
 	Cancelled         OutcomeKind = "cancelled"
+	Skipped           OutcomeKind = "skipped" // a run of a schedule that was not begun, because another one stands for it
 )
 
 // OK reports whether the customer has the data.

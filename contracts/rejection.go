@@ -91,6 +91,10 @@ const (
 	AttemptsExhausted Code = "attempts_exhausted"
 	CrashLoop         Code = "crash_loop"
 	CancelledByUser   Code = "cancelled"
+
+	RunUnderWay    Code = "run_under_way"
+	RunMissed      Code = "run_missed"
+	DeliveryIsLate Code = "delivery_overdue"
 )
 
 // Advice is what usually is behind a rejection, and what to do about it. The customer's page of
@@ -279,6 +283,18 @@ var advice = map[Code]Advice{
 	CrashLoop: {
 		Cause: "workers died over this job again and again",
 		Fix:   "look at the workers' last lines before they died (out of memory?), then ask again under a new job id",
+	},
+	RunUnderWay: {
+		Cause: "the run of the schedule before this one has not ended; one tenant's runs never overlap",
+		Fix:   "nothing, if it happens now and then; else see in `snapfleet status` what holds the run before up, or make the schedule wider with `snapfleet schedule set`",
+	},
+	RunMissed: {
+		Cause: "no worker looked at the run before the schedule's next one was due: the workers, or NATS, were away",
+		Fix:   "nothing: the run named above stands for all that were missed",
+	},
+	DeliveryIsLate: {
+		Cause: "runs of the schedule fail, are skipped or wait, or there is no worker",
+		Fix:   "see how the last jobs ended with `snapfleet status <tenant>`, and whether workers run",
 	},
 	CancelledByUser: {Cause: "somebody cancelled the job", Fix: "ask again under a new job id if that was a mistake"},
 }

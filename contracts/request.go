@@ -120,7 +120,7 @@ func (i *instant) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if !rfc3339.MatchString(*s) {
-		return fmt.Errorf("requested_at %.80q is not RFC 3339, 2026-03-31T14:30:22Z", *s)
+		return fmt.Errorf("%.80q is not RFC 3339, 2026-03-31T14:30:22Z", *s)
 	}
 	t, err := time.Parse(time.RFC3339, *s)
 	i.Time = t

@@ -25,6 +25,7 @@ var documents = map[string]reflect.Type{
 	"manifest": reflect.TypeFor[contracts.Manifest](),
 	"outcome":  reflect.TypeFor[contracts.Outcome](),
 	"notice":   reflect.TypeFor[contracts.Notice](),
+	"schedule": reflect.TypeFor[contracts.Schedule](),
 }
 
 // compiler knows all schemas by their $id, so that they find each other without a network.
@@ -135,6 +136,8 @@ func TestSchemaExamples(t *testing.T) {
 				err = v.Validate()
 			case *contracts.Tenant:
 				err = v.Validate()
+			case *contracts.Schedule:
+				err = v.Validate()
 			case *contracts.Manifest:
 				_, err = contracts.DecodeManifest(data)
 			}
@@ -176,6 +179,8 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 		{"tenant", "bare", plain},
 		{"manifest", "full", json.RawMessage(full)},
 		{"manifest", "bare", json.RawMessage(bare)},
+		{"schedule", "full", fullSchedule()},
+		{"schedule", "bare", contracts.Schedule{Version: 1, Tenant: "acme", Cron: "@daily", TimeZone: "UTC", UpdatedAt: now}},
 		{"notice", "full", fullNotice()},
 		{"notice", "good news", contracts.Notice{Version: 1, Tenant: "acme", Kind: contracts.DeliveryCaughtUp, At: now}},
 		{"outcome", "full", fullOutcome()},
@@ -201,7 +206,7 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 // TestFullValuesAreFull keeps the test above honest when a field is added.
 func TestFullValuesAreFull(t *testing.T) {
 	t.Parallel()
-	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice()} {
+	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice(), fullSchedule()} {
 		zeroFields(reflect.ValueOf(v), reflect.TypeOf(v).Name(), func(path string) {
 			t.Errorf("%s is not set", path)
 		})
@@ -348,6 +353,8 @@ func TestOutcomeSchemaRefuses(t *testing.T) {
 	for name, change := range map[string]func(*contracts.Outcome){
 		"delivered without a manifest": func(o *contracts.Outcome) { o.Kind, o.Manifest = contracts.Delivered, "" },
 		"failed without a reason":      func(o *contracts.Outcome) { o.Kind, o.Reason = contracts.Failed, nil },
+		"skipped without a reason":     func(o *contracts.Outcome) { o.Kind, o.Reason = contracts.Skipped, nil },
+		"a run without its time":       func(o *contracts.Outcome) { o.Schedule = &contracts.ScheduledRun{MissedTotal: -1} },
 		"cancelled without a reason":   func(o *contracts.Outcome) { o.Kind, o.Reason = contracts.Cancelled, nil },
 		"another kind":                 func(o *contracts.Outcome) { o.Kind = "perhaps" },
 		"another manifest":             func(o *contracts.Outcome) { o.Manifest = "s3://bucket/manifest.json" },

@@ -51,7 +51,8 @@ func NoticeSubject(tenant string, kind NoticeKind) string {
 // Correctness does not depend on it: the job record does that.
 func RequestMsgID(tenant, job string) string { return tenant + "." + job }
 
-// Headers of a message on [DeadStream]; the body is the original one, byte for byte.
+// Headers of a message on [DeadStream]; the body is the original one, byte for byte, or the request that was made of a
+// schedule's.
 const (
 	HeaderCode   = "Snapfleet-Code"   // a [Code]
 	HeaderReason = "Snapfleet-Reason" // what was wrong, in one line
