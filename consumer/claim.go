@@ -33,7 +33,8 @@ func (e end) String() string {
 
 // claim decides, by one compare-and-swap, whether this worker works on the job that m asks for. It returns a
 // lease on a record in whatever state the job has reached, or nil and the message's fate. The context is the job's.
-func (c *Consumer) claim(job context.Context, m message, req contracts.Request) (l *lease, f fate) {
+// table is nil unless a schedule has made the request.
+func (c *Consumer) claim(job context.Context, m message, req contracts.Request, table *timetable) (l *lease, f fate) {
 	ctx, span := tracer().Start(job, "claim")
 	defer func() { endClaim(span, l, f) }()
 	key := recordKey(req.Tenant, req.Job)
@@ -45,7 +46,15 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 	}()
 	for {
 		r, rev, err := c.records.get(ctx, key)
-		if begins := errors.Is(err, errNoCell) || err == nil && r.State == running && !r.Cancel && r.Owner == ""; begins {
+		var t turn
+		if errors.Is(err, errNoCell) {
+			decided, f, ok := c.turnOf(ctx, req, table)
+			if !ok {
+				return nil, f
+			}
+			t = decided
+		}
+		if begins := errors.Is(err, errNoCell) && t.skip == nil || err == nil && r.State == running && !r.Cancel && r.Owner == ""; begins {
 			if delay, ok := chair.take(); !ok {
 				return nil, fate{end: later, delay: delay}
 			}
@@ -53,7 +62,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 		var next record
 		switch {
 		case errors.Is(err, errNoCell):
-			first, f, ok := c.firstSight(ctx, m, req)
+			first, f, ok := c.firstSight(ctx, m, req, t)
 			if !ok {
 				return nil, f
 			}
@@ -64,10 +73,8 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 			return nil, c.postpone(err, c.cfg.RetryBase)
 		case r.Digest != "" && r.Digest != req.Digest():
 			return nil, c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before, with other content", req.Job, req.Tenant))
-		case r.State == done:
-			return nil, fate{end: acked}
-		case r.State == failed:
-			return nil, fate{end: dropped, reason: "the job has failed"}
+		case r.State.ended():
+			return nil, fateOf(r)
 		case r.Owner != "":
 			if age := c.seen.unchanged(key, rev); age < c.cfg.Observe {
 				// Alive as far as anyone can know. The message comes back when it would be time.
@@ -82,8 +89,10 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request) 
 		default:
 			next = c.takeOver(r, req)
 		}
-		if err := c.records.Put(ctx, sweepKey(req.Tenant, req.Job), []byte("{}")); err != nil {
-			return nil, c.postpone(fmt.Errorf("mark the job for the janitor: %w", err), c.cfg.RetryBase)
+		if !next.skipped() { // which leaves nothing behind
+			if err := c.records.Put(ctx, sweepKey(req.Tenant, req.Job), []byte("{}")); err != nil {
+				return nil, c.postpone(fmt.Errorf("mark the job for the janitor: %w", err), c.cfg.RetryBase)
+			}
 		}
 		next.Owner, next.Worker, next.NotBefore = nonce(), c.cfg.Worker, time.Time{}
 		began := time.Now()
@@ -111,13 +120,22 @@ func (c *Consumer) early(key string, rev uint64, r record) time.Duration {
 // firstSight is the record of a job that has none: new, or delivered before and forgotten since, or to be given up at
 // once. That goes through the record, too: another holder of the message may see the registry otherwise, and begin. ok
 // is false when there is to be no record, and f is the message's fate.
-func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Request) (r record, f fate, ok bool) {
+func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Request, t turn) (r record, f fate, ok bool) {
 	now := time.Now().UTC()
 	r = record{
 		State: running, Epoch: 1, Request: req, Digest: req.Digest(), Attempt: 1, AttemptID: attemptID(1),
 		CreatedAt: now, Deadline: now.Add(c.cfg.Deadline),
 	}
 	r.TraceID, r.Trace = traceOf(ctx)
+	if t.run != nil {
+		run := *t.run
+		run.LateSeconds = max(0, int64(now.Sub(run.FiredAt).Seconds()))
+		r.Schedule = &run
+	}
+	if t.skip != nil { // no attempt, and nobody's bucket is asked
+		r.Attempt, r.AttemptID = 0, ""
+		return c.unlessEnded(ctx, m, r.givenUp(t.skip))
+	}
 	age := now.Sub(req.RequestedAt) - c.pauses.held(req.Tenant, req.RequestedAt, now)
 	if age > c.cfg.MaxAge {
 		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, the limit is %v; pauses do not count", age.Round(time.Second), c.cfg.MaxAge)), false

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -22,15 +23,19 @@ func (c *Consumer) serve(ctx context.Context, m message) {
 
 // process is the whole story of one message.
 func (c *Consumer) process(ctx context.Context, m message) fate {
-	req, err := contracts.DecodeRequest(m.Data())
+	req, table, err := asked(m.Data(), m.Published())
 	if err == nil && req.Tenant != m.Tenant() {
 		err = contracts.Reject(contracts.InvalidRequest, "the request is for tenant %s, the subject for %.80q", req.Tenant, m.Tenant())
 	}
 	if err != nil {
 		return c.bury(ctx, m, req.Job, err)
 	}
+	if table != nil {
+		body, _ := json.Marshal(req) // of strings, and of an instant that was read from one
+		m = asRequest{m, body}
+	}
 	ctx = c.nameJob(ctx, req)
-	l, f := c.claim(ctx, m, req)
+	l, f := c.claim(ctx, m, req, table)
 	if l == nil {
 		return f
 	}
@@ -190,6 +195,7 @@ func (c *Consumer) announce(ctx context.Context, l *lease, r record) error {
 	if err := c.publish(ctx, o); err != nil {
 		return err
 	}
+	c.noteDelivery(ctx, r)
 	// From here on the job is over for everybody; what is left is to stop the queue from reminding us.
 	if err := l.update(ctx, func(r *record) { r.State, r.EndedAt, r.LastError = done, time.Now().UTC(), "" }); err != nil {
 		return err
@@ -198,14 +204,16 @@ func (c *Consumer) announce(ctx context.Context, l *lease, r record) error {
 	return nil
 }
 
-// abandon ends a job that was given up: no uploads, one outcome, one dead letter.
+// abandon ends a job that was given up: no uploads, one outcome, one dead letter if it has failed.
 func (c *Consumer) abandon(ctx context.Context, l *lease, r record) error {
-	a, err := c.attemptOf(ctx, r)
-	if err == nil {
-		err = c.work.Abort(ctx, a, r.Uploads)
-	}
-	if _, rejected := contracts.AsRejection(err); err != nil && !rejected && r.Errors < c.cfg.Attempts+3 {
-		return fmt.Errorf("abort the uploads: %w", err)
+	if !r.skipped() { // which has uploaded nothing
+		a, err := c.attemptOf(ctx, r)
+		if err == nil {
+			err = c.work.Abort(ctx, a, r.Uploads)
+		}
+		if _, rejected := contracts.AsRejection(err); err != nil && !rejected && r.Errors < c.cfg.Attempts+3 {
+			return fmt.Errorf("abort the uploads: %w", err)
+		}
 	}
 	// A customer who has locked us out keeps our uploads until we are let in (the janitor tries again) or
 	// the bucket's lifecycle rule removes them; that must not keep the job from ending.
@@ -254,8 +262,11 @@ func (c *Consumer) failedOutcome(r record) contracts.Outcome {
 	if o.Reason == nil {
 		o.Reason = &contracts.Reason{Code: contracts.CancelledByUser}
 	}
-	if o.Reason.Code == contracts.CancelledByUser {
+	switch {
+	case o.Reason.Code == contracts.CancelledByUser:
 		o.Kind = contracts.Cancelled
+	case r.skipped():
+		o.Kind = contracts.Skipped
 	}
 	return o
 }
@@ -263,7 +274,7 @@ func (c *Consumer) failedOutcome(r record) contracts.Outcome {
 func (c *Consumer) outcome(r record, kind contracts.OutcomeKind) contracts.Outcome {
 	return contracts.Outcome{
 		Version: contracts.OutcomeVersion, Tenant: r.Request.Tenant, Job: r.Request.Job, Kind: kind,
-		Attempt: r.AttemptID, Attempts: r.Attempt, EndedAt: time.Now().UTC(), TraceID: r.TraceID,
+		Attempt: r.AttemptID, Attempts: r.Attempt, EndedAt: time.Now().UTC(), TraceID: r.TraceID, Schedule: r.Schedule,
 	}
 }
 
@@ -360,8 +371,9 @@ func (c *Consumer) tidy(ctx context.Context, l *lease, r record) {
 	_ = l.update(ctx, func(r *record) { r.Uploads = nil })
 }
 
+// fateOf is what becomes of the message of a job that has ended.
 func fateOf(r record) fate {
-	if r.State == done {
+	if r.State == done || r.skipped() {
 		return fate{end: acked}
 	}
 	f := fate{end: dropped, reason: string(failed)}

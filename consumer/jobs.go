@@ -46,7 +46,9 @@ type Status struct {
 	CancelRequested bool               `json:"cancel_requested,omitempty"`
 	Reason          *contracts.Reason  `json:"reason,omitempty"`
 	TraceID         string             `json:"trace_id,omitempty"`
-	Outcome         *contracts.Outcome `json:"outcome,omitempty"`
+	// Schedule says which run of the tenant's schedule the job is. Nil: nobody's, or it was cancelled before it began.
+	Schedule *contracts.ScheduledRun `json:"schedule,omitempty"`
+	Outcome  *contracts.Outcome      `json:"outcome,omitempty"`
 	// Totals and Manifest are of the delivery, once the customer has it.
 	Totals   *contracts.Totals `json:"totals,omitempty"`
 	Manifest string            `json:"manifest,omitempty"`
@@ -174,6 +176,7 @@ func statusOf(r record) Status {
 		Tenant: r.Request.Tenant, Job: r.Request.Job, State: string(r.State), Attempt: r.Attempt, Errors: r.Errors, Crashes: r.Crashes,
 		Worker: r.Worker, Progress: r.Progress, LastError: r.LastError, RequestedAt: r.Request.RequestedAt, CreatedAt: r.CreatedAt,
 		UpdatedAt: r.UpdatedAt, NotBefore: r.NotBefore, EndedAt: r.EndedAt, CancelRequested: r.Cancel, Reason: r.Reason, TraceID: r.TraceID,
+		Schedule: r.Schedule,
 	}
 	if r.Owner == "" && !r.State.ended() {
 		s.State, s.unbegun = "waiting", r.State == running && !r.Cancel
@@ -204,18 +207,15 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 		return Status{}, err
 	}
 	if o != nil {
-		s := Status{Tenant: tenant, Job: job, State: string(failed), Attempt: o.Attempts, EndedAt: o.EndedAt, Reason: o.Reason, TraceID: o.TraceID, Outcome: o, Totals: o.Totals, Manifest: o.Manifest}
+		s := Status{Tenant: tenant, Job: job, State: string(failed), Attempt: o.Attempts, EndedAt: o.EndedAt, Reason: o.Reason, TraceID: o.TraceID, Schedule: o.Schedule, Outcome: o, Totals: o.Totals, Manifest: o.Manifest}
 		if o.Kind.OK() {
 			s.State = string(done)
 		}
 		return s, nil
 	}
-	for req, err := range j.queued(ctx, contracts.RequestSubject(tenant)) {
-		if err != nil {
-			return Status{}, err
-		}
-		if req.Job == job {
-			return unclaimed(req), nil
+	for s, err := range j.queued(ctx, contracts.RequestSubject(tenant)) {
+		if err != nil || s.Job == job {
+			return s, err
 		}
 	}
 	if reason, err := j.dead(ctx, tenant, job); reason != nil || err != nil {
@@ -224,20 +224,23 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 	return Status{}, fmt.Errorf("job %s of tenant %s: %w", job, tenant, ErrNoJob)
 }
 
-// unclaimed is the status of a request that no worker has begun.
-func unclaimed(req contracts.Request) Status {
-	return Status{Tenant: req.Tenant, Job: req.Job, State: "queued", RequestedAt: req.RequestedAt, unbegun: true}
-}
-
-// queued yields the requests on a subject that are in the queue, oldest first. Workers work on some of them.
-func (j *Jobs) queued(ctx context.Context, subject string) iter.Seq2[contracts.Request, error] {
-	return func(yield func(contracts.Request, error) bool) {
+// queued yields the jobs on a subject that are asked for in the queue, oldest first, as if no worker had begun them.
+func (j *Jobs) queued(ctx context.Context, subject string) iter.Seq2[Status, error] {
+	return func(yield func(Status, error) bool) {
 		for m, err := range j.messages(ctx, contracts.RequestStream, subject) {
 			if err != nil {
-				yield(contracts.Request{}, err)
+				yield(Status{}, err)
 				return
 			}
-			if req, err := contracts.DecodeRequest(m.Data); err == nil && !yield(req, nil) {
+			req, table, err := asked(m.Data, m.Time)
+			if err != nil {
+				continue
+			}
+			s := Status{Tenant: req.Tenant, Job: req.Job, State: "queued", RequestedAt: req.RequestedAt, unbegun: true}
+			if table != nil {
+				s.Schedule = &contracts.ScheduledRun{FiredAt: req.RequestedAt}
+			}
+			if !yield(s, nil) {
 				return
 			}
 		}
@@ -347,11 +350,11 @@ func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
 // waiting is what the queue's first requests ask for, by the key that a record would have.
 func (j *Jobs) waiting(ctx context.Context, subject string) (map[string]Status, error) {
 	jobs, n := make(map[string]Status), 0
-	for req, err := range j.queued(ctx, subject) {
+	for s, err := range j.queued(ctx, subject) {
 		if err != nil {
 			return nil, err
 		}
-		jobs[recordKey(req.Tenant, req.Job)] = unclaimed(req)
+		jobs[recordKey(s.Tenant, s.Job)] = s
 		if n++; n == listed {
 			break
 		}

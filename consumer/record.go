@@ -54,6 +54,8 @@ type record struct {
 
 	Request contracts.Request `json:"request"`
 	Digest  string            `json:"digest"` // of the request; empty when cancelled before it was seen
+	// Schedule says which run of the tenant's schedule the job is. Nil: nobody's.
+	Schedule *contracts.ScheduledRun `json:"schedule,omitempty"`
 
 	// The attempt under way, or the one that the receipt belongs to.
 	Attempt   int    `json:"attempt"`

@@ -1,0 +1,1 @@
+// A function without a body, as in schedule.go, takes an assembly file beside it.
