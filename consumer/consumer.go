@@ -66,6 +66,9 @@ type Config struct {
 	// CheckAhead is how long before a scheduled snapshot the fleet tries its destination: long enough for a customer
 	// to mend it. Default 12 h. Negative: never.
 	CheckAhead time.Duration
+	// ScheduleEvery is how often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose
+	// deliveries are overdue. Default 1 min.
+	ScheduleEvery time.Duration
 
 	// Domain is that of the JetStream that holds the streams. Default: the account's own.
 	Domain string
@@ -111,6 +114,7 @@ func (c Config) withDefaults() Config {
 	duration(&c.SweepAgain, 24*time.Hour)
 	duration(&c.CheckEvery, 24*time.Hour)
 	duration(&c.CheckAhead, 12*time.Hour)
+	duration(&c.ScheduleEvery, time.Minute)
 	return c
 }
 
@@ -127,8 +131,8 @@ func (c Config) validate(ackWait time.Duration) error {
 		return fmt.Errorf("the observation time (%v) must not be more than the queue's ack wait (%v)", c.Observe, ackWait)
 	case c.RetryBase <= 0 || c.RetryMax < c.RetryBase:
 		return fmt.Errorf("the retry delay must grow from more than 0 (%v) to at least that (%v)", c.RetryBase, c.RetryMax)
-	case c.Grace < 0, c.Stall <= 0, c.Deadline <= 0, c.MaxAge <= 0, c.SweepEvery <= 0, c.SweepAfter <= 0, c.SweepAgain < c.SweepAfter:
-		return errors.New("grace, stall, deadline, max age and sweep times must be positive, and the second sweep not before the first")
+	case c.Grace < 0, c.Stall <= 0, c.Deadline <= 0, c.MaxAge <= 0, c.SweepEvery <= 0, c.SweepAfter <= 0, c.SweepAgain < c.SweepAfter, c.ScheduleEvery <= 0:
+		return errors.New("grace, stall, deadline, max age, sweep and schedule times must be positive, and the second sweep not before the first")
 	}
 	return nil
 }
@@ -148,6 +152,9 @@ type Consumer struct {
 	pauses  *pauses
 	meters  meters
 	poster  *poster // nil without a webhook
+
+	calendar calendar // nil: there are no schedules
+	lateness *lateness
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
 	interrupt context.CancelCauseFunc
@@ -198,6 +205,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 			return nil, err
 		}
 	}
+	c.calendar = &Schedules{js: js, jobs: &Jobs{js: js, records: records{jobs}, ledger: outcomes, cells: jobs, fleet: between, pauses: &Pauses{between}}, fleet: between}
 	return c, nil
 }
 
@@ -206,6 +214,7 @@ func assemble(work Work, cfg Config, q queue, jobs cells, fleet board, l ledger,
 	c := &Consumer{
 		work: work, cfg: cfg, queue: q, records: records{jobs}, fleet: fleet, ledger: l, tenants: tenants,
 		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(), connected: func() bool { return true },
+		lateness: newLateness(),
 	}
 	c.pauses = newPauses(cfg, c.meters.pausedNow)
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
@@ -234,6 +243,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	around.Go(func() { c.observe(ctx) })
 	around.Go(func() { c.hear(ctx) })
 	around.Go(func() { c.janitor(ctx) })
+	around.Go(func() { c.keepTime(ctx) })
 	around.Go(func() { c.offer(ctx) })
 	around.Go(func() { c.checkups(ctx) })
 	around.Go(c.watchPauses(ctx))

@@ -35,12 +35,18 @@ func (c *Consumer) janitor(ctx context.Context) {
 // elected reports whether this worker does now what one worker of the fleet does every so often: nobody has for that
 // long, as seen by its own clock, and it wins the swap.
 func (c *Consumer) elected(ctx context.Context, in cells, key string, every time.Duration) bool {
+	_, ok := c.turnBy(ctx, in, key, every)
+	return ok
+}
+
+// turnBy is elected with the revision by which the present turn is known, whosoever it is; 0 when that is not known.
+func (c *Consumer) turnBy(ctx context.Context, in cells, key string, every time.Duration) (revision uint64, ok bool) {
 	_, rev, err := in.Get(ctx, key)
 	if err != nil && !errors.Is(err, errNoCell) {
-		return false
+		return 0, false
 	}
 	if rev != 0 && c.seen.unchanged(key, rev) < every {
-		return false
+		return rev, false
 	}
 	now, _ := json.Marshal(map[string]any{"worker": c.cfg.Worker, "at": time.Now().UTC()})
 	if rev == 0 {
@@ -48,10 +54,11 @@ func (c *Consumer) elected(ctx context.Context, in cells, key string, every time
 	} else {
 		rev, err = in.Update(ctx, key, now, rev)
 	}
-	if err == nil {
-		c.seen.note(key, rev)
+	if err != nil {
+		return 0, false
 	}
-	return err == nil
+	c.seen.note(key, rev)
+	return rev, true
 }
 
 func (c *Consumer) sweepAll(ctx context.Context) error {

@@ -12,7 +12,7 @@ import (
 // acmeIn is a registry in memory with one tenant.
 func acmeIn(t *testing.T, c cells) *Registry {
 	t.Helper()
-	r := &Registry{c}
+	r := &Registry{cells: c}
 	if err := r.Set(t.Context(), tenant("acme")); err != nil {
 		t.Fatal(err)
 	}

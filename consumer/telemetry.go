@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -68,6 +69,28 @@ func (s meters) pausedNow(fleet bool, all int) {
 	for scope, n := range scopes {
 		s.paused.Record(context.Background(), int64(n), metric.WithAttributes(attribute.String("scope", scope)))
 	}
+}
+
+// lateness is what the worker that looked at the schedules last found. The others say 0: whoever adds up, or takes the
+// largest, is right but for the moment in which the turn passes on.
+type lateness struct{ overdue, oldest atomic.Int64 }
+
+func newLateness() *lateness {
+	l := &lateness{}
+	m := otel.Meter(scope)
+	overdue, _ := m.Int64ObservableGauge("snapfleet.tenants.overdue", metric.WithDescription("Tenants with a schedule that nothing was delivered to for one and a half intervals. 0 from all workers but the one that looked last."), metric.WithUnit("{tenant}"))
+	oldest, _ := m.Int64ObservableGauge("snapfleet.delivery.age", metric.WithDescription("Age of the last delivery to that tenant with a schedule whose last delivery is oldest. 0 from all workers but the one that looked last."), metric.WithUnit("s"))
+	_, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(overdue, l.overdue.Load())
+		o.ObserveInt64(oldest, l.oldest.Load())
+		return nil
+	}, overdue, oldest)
+	return l
+}
+
+func (l *lateness) note(overdue int, oldest time.Duration) {
+	l.overdue.Store(int64(overdue))
+	l.oldest.Store(int64(oldest.Seconds()))
 }
 
 func tracer() trace.Tracer { return otel.Tracer(scope) }

@@ -14,7 +14,10 @@ import (
 )
 
 // Registry keeps the tenants, in the bucket snapshot_tenants. It is safe for concurrent use.
-type Registry struct{ cells cells }
+type Registry struct {
+	cells cells
+	js    jetstream.JetStream // nil in memory, where there are no schedules
+}
 
 // OpenRegistry opens what [Setup] has made.
 func OpenRegistry(ctx context.Context, js jetstream.JetStream) (*Registry, error) {
@@ -22,7 +25,7 @@ func OpenRegistry(ctx context.Context, js jetstream.JetStream) (*Registry, error
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{cells}, nil
+	return &Registry{cells: cells, js: js}, nil
 }
 
 // Get returns a tenant as it is registered, with all defaults filled in. One that is not there, or whose record cannot be
@@ -123,10 +126,15 @@ func (r *Registry) List(ctx context.Context) ([]contracts.Tenant, error) {
 	return tenants, nil
 }
 
-// Remove forgets a tenant. Jobs of the tenant that are under way end as failed.
+// Remove forgets a tenant, and its schedule first. Jobs of the tenant that are under way end as failed.
 func (r *Registry) Remove(ctx context.Context, name string) error {
 	if _, err := r.Get(ctx, name); err != nil {
 		if rejection, ok := contracts.AsRejection(err); !ok || rejection.Code == contracts.UnknownTenant {
+			return err
+		}
+	}
+	if r.js != nil {
+		if err := clearSchedule(ctx, r.js, name); err != nil {
 			return err
 		}
 	}

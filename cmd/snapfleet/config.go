@@ -34,7 +34,8 @@ type cli struct {
 	Setup  setupCmd  `cmd:"" group:"fleet" help:"Create the streams and buckets that the fleet lives on."`
 	Tenant tenantCmd `cmd:"" group:"operator" help:"Keep the registry of tenants: whose data, and which bucket."`
 
-	Policy policyCmd `cmd:"" group:"operator" help:"Print what a customer sets up: policies, CloudFormation, Terraform, AWS CLI."`
+	Policy   policyCmd   `cmd:"" group:"operator" help:"Print what a customer sets up: policies, CloudFormation, Terraform, AWS CLI."`
+	Schedule scheduleCmd `cmd:"" group:"operator" help:"Keep the tenants' schedules, and see who is overdue."`
 
 	Submit submitCmd `cmd:"" group:"operator" help:"Ask for a snapshot of a tenant."`
 	Status statusCmd `cmd:"" group:"operator" help:"Show how jobs are doing."`
@@ -217,8 +218,9 @@ type workerCmd struct {
 	SweepAfter time.Duration `group:"lease" default:"15m" help:"How long after its end a job is looked after for the first time."`
 	SweepAgain time.Duration `group:"lease" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
 
-	CheckEvery time.Duration `group:"work" default:"24h" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
-	CheckAhead time.Duration `group:"work" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
+	CheckEvery    time.Duration `group:"work" default:"24h" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
+	CheckAhead    time.Duration `group:"work" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
+	ScheduleEvery time.Duration `group:"work" default:"1m" help:"How often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose deliveries are overdue."`
 
 	databaseFlags
 	databasesFlags

@@ -33,10 +33,10 @@ var exitMeaning = map[int]string{
 	exitOK:          "done",
 	exitFailed:      "failed for a reason that is in none of the rows below; the message says why",
 	exitUsage:       "wrong flags or arguments; nothing was done",
-	exitNotFound:    "no such tenant, job or delivery",
+	exitNotFound:    "no such tenant, job, schedule or delivery",
 	exitRejected:    "refused: no retry helps until what the message's fix names is done",
 	exitUnproven:    "the delivery is not what its manifest says",
-	exitJobFailed:   "the job ended without a delivery: failed or cancelled",
+	exitJobFailed:   "the job ended without a delivery: failed, cancelled or skipped",
 	exitUnreachable: "NATS, PostgreSQL or S3 does not answer",
 	exitInterrupted: "interrupted by SIGINT or SIGTERM",
 }
@@ -78,7 +78,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case ok && known.code != 0:
 		return known.code
-	case errors.Is(err, consumer.ErrNoJob), rejected && rejection.Code == contracts.UnknownTenant, rejected && rejection.Code == contracts.DeliveryExpired:
+	case errors.Is(err, consumer.ErrNoJob), errors.Is(err, consumer.ErrNoSchedule), rejected && rejection.Code == contracts.UnknownTenant, rejected && rejection.Code == contracts.DeliveryExpired:
 		return exitNotFound
 	case rejected && rejection.Code == contracts.DeliveryChanged:
 		return exitUnproven

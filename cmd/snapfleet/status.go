@@ -38,7 +38,8 @@ delivery; the time is from the first attempt to the end. Instants are UTC.
 
 States: queued (no worker has begun), running (an attempt uploads, nothing is visible), waiting (for the next
 attempt), committing (past the point of no return: everything is durable, the volumes are being made visible),
-sealing (the manifest is being written), committed, done (the customer has the data), failing, failed (given up, cancelled, or refused).
+sealing (the manifest is being written), committed, done (the customer has the data), failing, failed (given up, cancelled, refused; or skipped,
+which is a run of a schedule that another run stands for).
 
 With --watch, bars on a terminal, else a line for each change. The exit status of --watch is 0 only when the
 customer has the data.`,
@@ -277,6 +278,8 @@ func (c *console) retention(ctx context.Context, jobs *consumer.Jobs, s consumer
 func (c *console) state(s consumer.Status) string {
 	word := stateWord(s)
 	switch {
+	case skipped(s):
+		return word
 	case s.State == "failed", s.State == "failing":
 		return c.paint(word, text.FgRed)
 	case s.Totals != nil && s.Totals.Gaps > 0, s.State == "waiting", s.Paused != nil, s.CancelRequested:
@@ -304,12 +307,20 @@ func stateWord(s consumer.Status) string {
 	}
 }
 
-// stateName is the state, but tells the cancelled from the failed.
+// stateName is the state, but tells the cancelled and the skipped from the failed.
 func stateName(s consumer.Status) string {
-	if s.State == "failed" && s.Reason != nil && s.Reason.Code == contracts.CancelledByUser {
+	switch {
+	case s.State == "failed" && s.Reason != nil && s.Reason.Code == contracts.CancelledByUser:
 		return string(contracts.Cancelled)
+	case skipped(s):
+		return string(contracts.Skipped)
 	}
 	return s.State
+}
+
+// skipped knows a run of a schedule that was not made without its outcome, too.
+func skipped(s consumer.Status) bool {
+	return s.Reason != nil && (s.Reason.Code == contracts.RunMissed || s.Reason.Code == contracts.RunUnderWay)
 }
 
 // begun is when a worker took the job, or, as long as none has, when it was asked for.
@@ -385,6 +396,7 @@ func (c *console) job(s consumer.Status, template string) {
 		[2]string{"last error", lastError(s)},
 		[2]string{"next try", next},
 		[2]string{"requested", when(s.RequestedAt)},
+		[2]string{"scheduled", scheduled(s.Schedule)},
 		[2]string{"begun", when(s.CreatedAt)},
 		[2]string{"updated", when(s.UpdatedAt)},
 		[2]string{"ended", when(s.EndedAt)},
@@ -395,6 +407,24 @@ func (c *console) job(s consumer.Status, template string) {
 		fmt.Fprintln(c.out)
 		c.ending(c.out, s)
 	}
+}
+
+// scheduled says which run of the tenant's schedule a job is.
+func scheduled(r *contracts.ScheduledRun) string {
+	if r == nil {
+		return ""
+	}
+	words := "for " + when(r.FiredAt)
+	if r.LateSeconds > 0 {
+		words += ", begun " + took(time.Duration(r.LateSeconds)*time.Second) + " late"
+	}
+	if r.MissedTotal > 0 {
+		words += "; makes up for " + plural(r.MissedTotal, "run") + " since " + when(r.Missed[0])
+		if r.MissedTotal > len(r.Missed) {
+			words += " and before"
+		}
+	}
+	return words
 }
 
 func phase(s consumer.Status) string {
@@ -467,6 +497,9 @@ func (c *console) ending(w io.Writer, s consumer.Status) {
 		what = string(reason.Code)
 	} else {
 		what += " (" + string(reason.Code) + ")"
+	}
+	if skipped(s) {
+		kind = contracts.Skipped
 	}
 	printReason(w, c.width, string(kind)+": ", what, reason.Cause, reason.Fix)
 }

@@ -348,7 +348,7 @@ type tenantRemoveCmd struct {
 func (tenantRemoveCmd) manual() page {
 	return page{
 		about: `
-Removes a tenant's record. Requests for it are refused from then on; jobs under way end as they would have.
+Removes a tenant's record, and its schedule. Requests for it are refused from then on; jobs under way end as they would have.
 Nothing in the customer's bucket is touched. The external ID is lost: registering the tenant again makes another
 one, which the customer has to put into their trust policy.`,
 		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},

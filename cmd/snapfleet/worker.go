@@ -159,7 +159,7 @@ func (w *workerCmd) consumerConfig(hook *consumer.Webhook, log zerolog.Logger) c
 		Heartbeat: w.Heartbeat, Fence: w.Fence, Observe: w.Observe, Stall: w.Stall,
 		Attempts: w.Attempts, Crashes: w.Crashes, Deadline: w.Deadline, MaxAge: w.MaxAge,
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
-		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain,
+		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain, ScheduleEvery: w.ScheduleEvery,
 		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Domain: w.NATSDomain, Webhook: hook, Log: log,
 	}
 }

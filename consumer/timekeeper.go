@@ -1,0 +1,159 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/snapfleet/snapfleet/contracts"
+)
+
+// timekeeperKey is swapped, in the fleet's bucket, by whichever worker looks at the schedules next.
+const timekeeperKey = "timekeeper"
+
+// calendar is where schedules are kept.
+type calendar interface {
+	// All returns every schedule that can be read; the error is about the others, or about all.
+	All(ctx context.Context) ([]contracts.Schedule, error)
+	// Ask publishes a message on the tenant's requests. The same id is taken once, for a day.
+	Ask(ctx context.Context, tenant string, body []byte, id string) error
+}
+
+// keepTime looks at the schedules again and again: JetStream makes the requests, and this finds what it did not make
+// because it was killed, and who has not been delivered to for too long. Any worker may do it, and it does no harm if
+// two do.
+func (c *Consumer) keepTime(ctx context.Context) {
+	if c.calendar == nil {
+		return
+	}
+	var mine uint64
+	for pause(ctx, c.cfg.ScheduleEvery); ctx.Err() == nil; pause(ctx, c.cfg.ScheduleEvery) {
+		revision, ok := c.turnBy(ctx, c.fleet, timekeeperKey, c.cfg.ScheduleEvery)
+		if !ok {
+			if revision != mine { // somebody else's turn
+				c.lateness.note(0, 0)
+			}
+			continue
+		}
+		mine = revision
+		if err := c.lookAtSchedules(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.Log.Warn().Err(err).Msg("cannot look at all schedules, and will try again")
+		}
+	}
+}
+
+func (c *Consumer) lookAtSchedules(ctx context.Context) error {
+	schedules, err := c.calendar.All(ctx)
+	problems := []error{err}
+	overdue, oldest := 0, time.Duration(0)
+	for _, s := range schedules {
+		table, err := readTimetable(s)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("the schedule of tenant %s: %w", s.Tenant, err))
+			continue
+		}
+		late, age, err := c.noteLateness(ctx, table)
+		if late {
+			overdue++
+		}
+		oldest = max(oldest, age)
+		problems = append(problems, err, c.findMissed(ctx, table))
+	}
+	c.lateness.note(overdue, oldest)
+	return errors.Join(append(problems, c.keepPromises(ctx))...)
+}
+
+// findMissed asks for the run that JetStream did not: a server that was killed goes on with the next time. It asks by
+// the same message, so that whoever takes it decides as always, and makes the same job of it should JetStream still ask.
+func (c *Consumer) findMissed(ctx context.Context, table timetable) error {
+	due := table.last(time.Now().Add(-c.cfg.ScheduleEvery))
+	if due.IsZero() || !due.After(table.UpdatedAt) {
+		return nil
+	}
+	last, _, err := c.lastRun(ctx, table.Tenant)
+	if err != nil {
+		return err
+	}
+	if last != nil {
+		if over, err := c.runIsOver(ctx, table.Tenant, *last); err != nil || !over || !due.After(last.FiredAt) {
+			return err
+		}
+	}
+	job := table.Request(due).Job
+	if known, _, err := c.knows(ctx, table.Tenant, job); err != nil || known {
+		return err
+	}
+	body, err := json.Marshal(table.Schedule)
+	if err != nil {
+		return fmt.Errorf("encode the schedule: %w", err)
+	}
+	return c.calendar.Ask(ctx, table.Tenant, body, contracts.RequestMsgID(table.Tenant, job)+".missed")
+}
+
+// keepPromises asks for every run that was promised and does not begin: its own message may never have been.
+func (c *Consumer) keepPromises(ctx context.Context) error {
+	keys, err := c.fleet.Keys(ctx, runKey("*"))
+	if err != nil {
+		return fmt.Errorf("list the runs that were promised: %w", err)
+	}
+	var problems []error
+	for _, key := range keys {
+		tenant := strings.TrimPrefix(key, runKey(""))
+		last, _, err := c.lastRun(ctx, tenant)
+		age := time.Duration(0)
+		if last != nil {
+			age = time.Since(last.FiredAt)
+		}
+		if age <= c.cfg.ScheduleEvery || age > c.cfg.MaxAge {
+			problems = append(problems, err)
+			continue
+		}
+		known, _, err := c.knows(ctx, tenant, last.Job)
+		if err == nil && !known {
+			var body []byte
+			if body, err = json.Marshal(last.request(tenant)); err == nil {
+				err = c.calendar.Ask(ctx, tenant, body, contracts.RequestMsgID(tenant, last.Job)+".promised")
+			}
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+// noteLateness tells when a tenant's deliveries fall behind, and when there is one again. age is that of the last one,
+// or of the schedule.
+func (c *Consumer) noteLateness(ctx context.Context, table timetable) (late bool, age time.Duration, err error) {
+	var s success
+	rev, err := readCell(ctx, c.fleet, successKey(table.Tenant), &s)
+	if err != nil {
+		return false, 0, err
+	}
+	now := time.Now()
+	well := s.At
+	if well.Before(table.UpdatedAt) {
+		well = table.UpdatedAt
+	}
+	_, late = table.overdueSince(s.At, now)
+	if late == s.Overdue {
+		return late, now.Sub(well), nil
+	}
+	told := contracts.Notice{Tenant: table.Tenant, Kind: contracts.DeliveryCaughtUp, At: now.UTC()}
+	if late {
+		what := contracts.Reject(contracts.DeliveryIsLate, "nothing was delivered since %s, and the schedule %q (%s) wants it every %v",
+			well.UTC().Format(time.RFC3339), table.Cron, table.TimeZone, table.interval(now))
+		why, _ := contracts.AsRejection(what)
+		told.Kind, told.Since, told.Reason = contracts.DeliveryOverdue, well.UTC(), why.Reason()
+	}
+	if err := c.ledger.Notify(ctx, told); err != nil {
+		return late, now.Sub(well), err
+	}
+	// Told, and remembered: whoever dies in between tells it twice.
+	s.Overdue = late
+	if err := c.writeCell(ctx, successKey(table.Tenant), s, rev); err != nil && !errors.Is(err, errSwapped) {
+		return late, now.Sub(well), err
+	}
+	return late, now.Sub(well), nil
+}
