@@ -180,6 +180,10 @@ func (c *Consumer) unlessEnded(ctx context.Context, m message, r record) (record
 	case err != nil:
 		return r, c.postpone(fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
 	case o != nil:
+		// Unless the record is not gone, but has come since we looked: another holder of the message was faster.
+		if _, _, err := c.records.get(ctx, recordKey(o.Tenant, o.Job)); !errors.Is(err, errNoCell) {
+			return r, fate{end: later, delay: c.cfg.Heartbeat}, false
+		}
 		return r, c.bury(ctx, m, r.Request.Job, contracts.Reject(contracts.JobConflict,
 			"job %s of tenant %s has ended before (%s), and its record is gone: ask again with another job id", o.Job, o.Tenant, o.Kind)), false
 	}

@@ -49,6 +49,11 @@ type memory struct {
 
 	shelf   shelf // what the fleet knows between two jobs
 	notices []contracts.Notice
+
+	schedules map[string]contracts.Schedule
+	asked     map[string]time.Time // ids of what was asked for besides
+	fired     []string             // keys of the runs that the server has asked for
+	down      bool                 // the server, as far as schedules go
 }
 
 type cell struct {
@@ -83,7 +88,8 @@ func newMemory(t *testing.T) *memory {
 	w := &memory{
 		t: t, cells: map[string]cell{}, watchers: map[context.Context]func(string, uint64){}, hearers: map[context.Context]func(string){}, ackWait: 60 * time.Second, stir: make(chan struct{}),
 		outcomes: map[string]contracts.Outcome{}, folders: map[string]*folder{}, manifests: map[string]string{}, decoded: map[string]contracts.Manifest{},
-		tenants: map[string]contracts.Tenant{},
+		tenants:   map[string]contracts.Tenant{},
+		schedules: map[string]contracts.Schedule{}, asked: map[string]time.Time{},
 	}
 	w.addTenant("acme")
 	w.ctx, w.stop = context.WithCancel(context.WithoutCancel(t.Context()))
@@ -126,6 +132,7 @@ func (w *memory) change(what string, f func()) {
 
 // check holds the safety promises against the world as it is now (I1-I5, I8 of the catalogue).
 func (w *memory) check() {
+	w.checkRuns()
 	for dir, f := range w.folders {
 		o, over := w.outcomes[strings.ReplaceAll(strings.TrimSuffix(dir, "/"), "/", ".")]
 		if first, ok := w.manifests[dir]; ok && string(f.manifest) != first {
@@ -579,8 +586,8 @@ func (n *node) run(ctx context.Context, e exports, cfg Config) (wait func()) {
 	if cfg.CheckEvery == 0 && cfg.CheckAhead == 0 { // a test that is about jobs
 		cfg.CheckEvery, cfg.CheckAhead = -1, -1
 	}
-	c := assemble(e, cfg.withDefaults(), n, n, &n.shelf, n, tenantsOf{n})
-	c.upcoming = n.upcoming
+	c := assemble(e, cfg.withDefaults(), n, n, fleetOf{n}, n, tenantsOf{n})
+	c.upcoming, c.calendar = n.upcoming, calendarOf{n}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(n.ctx, func() { c.interrupt(errKilled); cancel() })
 	over := make(chan struct{})
