@@ -205,7 +205,8 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 			return nil, err
 		}
 	}
-	c.calendar = &Schedules{js: js, jobs: &Jobs{js: js, records: records{jobs}, ledger: outcomes, cells: jobs, fleet: between, pauses: &Pauses{between}}, fleet: between}
+	schedules := &Schedules{js: js, jobs: &Jobs{js: js, records: records{jobs}, ledger: outcomes, cells: jobs, fleet: between, pauses: &Pauses{between}}, fleet: between}
+	c.calendar, c.upcoming = schedules, schedules.Upcoming
 	return c, nil
 }
 

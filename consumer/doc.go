@@ -37,4 +37,16 @@
 // from an owner who has gone silent; then the request goes back to the queue for a while, and the record is not touched.
 // What is past its point of no return is never held back. The time of a pause is taken off the age of a request, and
 // put on the deadline of a job that waited.
+//
+// # Schedules
+//
+// A schedule is a message that JetStream publishes as a request at the times that its cron names; nobody else has to
+// be up for that. All these messages have one body, so the job is made of the message's time stamp: the latest time of
+// the cron that is not after it. A job that has no record yet is decided about in one cell for each tenant, the run
+// that was begun last or promised (decide, in runs.go): it is begun, or it ends at once as skipped, because the run
+// before goes on, or because a later run stands for it. That end is recorded and told like any other.
+//
+// A server that was stopped over some times of a schedule fires once when it is back, one that was killed not at all.
+// So one worker after the other (keepTime) compares the schedules with what was begun, asks for what was not, and tells
+// which tenants have waited for a delivery for more than one and a half intervals.
 package consumer
