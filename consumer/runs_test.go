@@ -49,6 +49,10 @@ func (f fleetOf) Keys(ctx context.Context, filter string) ([]string, error) {
 	return call(ctx, f.n, "fleet keys "+filter, func() ([]string, error) { return f.n.shelf.Keys(ctx, filter) })
 }
 
+func (f fleetOf) Follow(ctx context.Context, filter string, seen func(string, []byte), all func()) error {
+	return f.n.shelf.Follow(ctx, filter, seen, all)
+}
+
 func (f fleetOf) Changes(ctx context.Context, filter string, seen func(string, uint64)) error {
 	return f.n.shelf.Changes(ctx, filter, seen)
 }
@@ -345,8 +349,34 @@ func TestARunSurvivesItsWorker(t *testing.T) {
 	}
 }
 
-// A run whose destination is away begins when it is back, and holds the runs after it up.
-func TestARunWaitsForItsRecord(t *testing.T) {
+// One worker has decided to begin a run and is slow to write that down; the next run comes to another one. Whoever
+// writes first begins his, and the other one looks again.
+func TestTwoWorkersDecideAboutTwoRunsAtOnce(t *testing.T) {
+	for _, slow := range []time.Duration{3500 * time.Millisecond, 4500 * time.Millisecond} {
+		inMemory(t, func(t *testing.T, w *memory) {
+			w.schedule(schedule("*/4 * * * * *", "UTC"))
+			first := w.node("w1")
+			first.faults = func(op string) fault {
+				if op == "fleet create run.acme" {
+					return fault{delay: slow}
+				}
+				return fault{}
+			}
+			first.employ(exports{part: 5 * time.Second}, Config{Slots: 1})
+			time.Sleep(5 * time.Second)
+			w.node("w2").employ(exports{part: 5 * time.Second}, Config{Slots: 4})
+			time.Sleep(6 * time.Second)
+			want := map[string]string{"2000-01-01-000004": "skipped run_missed"}
+			if slow < 4*time.Second {
+				want = map[string]string{"2000-01-01-000008": "skipped run_under_way"}
+			}
+			w.wantEnds(want)
+		})
+	}
+}
+
+// A run whose destination is away begins when it is back; the runs after it are skipped until then.
+func TestARunWhoseDestinationIsAwayHoldsUpThoseAfterIt(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *memory) {
 		n := w.node("w1")
 		n.faults = func(op string) fault {
