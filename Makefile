@@ -8,6 +8,7 @@ GO      ?= go
 # Tools are run at these versions, and never installed.
 GOFUMPT       = mvdan.cc/gofumpt@v0.12.0
 STATICCHECK   = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CYCLONEDX     = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Two packages at a time: many of them start servers of their own. In ./test the workers are processes of their own,
@@ -44,6 +45,17 @@ test-postgres18: ## Run the exporter's tests against PostgreSQL 18, which npm br
 .PHONY: build
 build: ## Build bin/snapfleet.
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/snapfleet ./cmd/snapfleet
+
+# Built from the same commit, it is the same image, byte for byte.
+PLATFORMS ?= linux/amd64 linux/arm64
+.PHONY: image
+image: ## Build the container image into bin/image, without a container engine.
+	@set -e; for platform in $(PLATFORMS); do \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$$platform/snapfleet ./cmd/snapfleet; \
+	done
+	@$(GO) run $(CYCLONEDX) bin -json -noserial -notimestamp -version v$(VERSION) -output bin/sbom.cdx.json bin/$(firstword $(PLATFORMS))/snapfleet
+	@$(GO) run ./deploy/image --out=bin/image --version='$(VERSION)' --sbom=bin/sbom.cdx.json \
+		--revision="$$(git rev-parse HEAD)" --created="$$(git log -1 --format=%ct)" $(foreach p,$(PLATFORMS),--binary=$(p)=bin/$(p)/snapfleet)
 
 .PHONY: lint
 lint: ## Check formatting, vet, staticcheck, and who may import whom.

@@ -13,9 +13,11 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	_ "time/tzdata" // a container of nothing but this binary has no time zones
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+	_ "golang.org/x/crypto/x509roots/fallback" // nor certificate authorities; where there are any, those count
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
