@@ -8,6 +8,8 @@ GO      ?= go
 # Tools are run at these versions, and never installed.
 GOFUMPT       = mvdan.cc/gofumpt@v0.12.0
 STATICCHECK   = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+KUSTOMIZE     = sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+KUBECONFORM   = github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 CYCLONEDX     = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -56,6 +58,20 @@ image: ## Build the container image into bin/image, without a container engine.
 	@$(GO) run $(CYCLONEDX) bin -json -noserial -notimestamp -version v$(VERSION) -output bin/sbom.cdx.json bin/$(firstword $(PLATFORMS))/snapfleet
 	@$(GO) run ./deploy/image --out=bin/image --version='$(VERSION)' --sbom=bin/sbom.cdx.json \
 		--revision="$$(git rev-parse HEAD)" --created="$$(git log -1 --format=%ct)" $(foreach p,$(PLATFORMS),--binary=$(p)=bin/$(p)/snapfleet)
+
+.PHONY: manifests
+manifests: ## Check the Kubernetes manifests against the API's own schemas.
+	@set -e; for overlay in base dev production; do \
+		$(GO) run $(KUSTOMIZE) build deploy/kubernetes/$$overlay >bin/$$overlay.yaml; \
+		echo "deploy/kubernetes/$$overlay"; \
+		$(GO) run $(KUBECONFORM) -strict -summary -schema-location 'deploy/kubernetes/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' bin/$$overlay.yaml; \
+	done
+
+.PHONY: schemas
+schemas: ## Write the schemas that manifests are checked against again. It downloads Kubernetes' source.
+	$(GO) run ./deploy/kubernetes/schemas \
+		--kubernetes="$$($(GO) mod download -json k8s.io/kubernetes@v1.37.2 | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" \
+		--keda="$$($(GO) mod download -json github.com/kedacore/keda/v2@v2.21.0 | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')"
 
 .PHONY: lint
 lint: ## Check formatting, vet, staticcheck, and who may import whom.
