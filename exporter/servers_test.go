@@ -170,19 +170,27 @@ func (f *following) connected() bool {
 	return true
 }
 
-// until polls whether the standby has done all that the primary has, and whether it waits for one of its readers.
+// until polls whether the standby has done all that the primary has, and whether one of its readers is in the way of that:
+// it waits for it, or, where it may not wait, has everything and comes no further. Of that it shows nothing.
 func (f *following) until(what string, happened func(done, conflict bool) bool) {
 	f.primary.t.Helper()
 	ctx := f.primary.t.Context()
 	f.primary.exec("SELECT pg_logical_emit_message(true, 'here', 'here')") // a commit that is flushed
 	lsn := f.primary.one("pg_current_wal_insert_lsn()")
+	var last string
+	still := 0
 	await(f.primary.t, what, func() bool {
 		if !f.connected() {
 			return false
 		}
-		var done, conflict bool
-		err := f.standby.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn, EXISTS (SELECT FROM pg_stat_activity
-			WHERE backend_type = 'startup' AND (wait_event LIKE 'RecoveryConflict%' OR wait_event_type = 'Lock'))`, lsn).Scan(&done, &conflict)
-		return err == nil && happened(done, conflict) // this reader may be in the way, too
+		var at string
+		var done, received, waits bool
+		err := f.standby.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn()::text, pg_last_wal_replay_lsn() >= $1::text::pg_lsn, pg_last_wal_receive_lsn() >= $1::text::pg_lsn,
+			EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND (wait_event LIKE 'RecoveryConflict%' OR wait_event_type = 'Lock'))`, lsn).Scan(&at, &done, &received, &waits)
+		if still++; err != nil || at != last || !received {
+			still = 0
+		}
+		last = at
+		return err == nil && happened(done, waits || still > 100) // this reader may be in the way, too
 	})
 }
