@@ -106,7 +106,7 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 		return c.housed(ctx, registry)
 	default:
 		fmt.Fprintln(c.out)
-		fmt.Fprintln(c.out, wrap("Send the external ID to the customer: the trust policy of their role must demand it as sts:ExternalId. The first snapshot checks that it does.", c.width))
+		fmt.Fprintln(c.out, wrap("Send the external ID to the customer: the trust policy of their role must demand it as sts:ExternalId. `snapfleet policy "+t.Tenant+"` prints what they set up, and `snapfleet tenant check "+t.Tenant+"` tries it.", c.width))
 	}
 	return nil
 }
