@@ -49,6 +49,9 @@ type Webhook struct {
 	resending
 }
 
+// ErrWebhookURL: nothing can be posted to the URL.
+var ErrWebhookURL = errors.New("the webhook's URL cannot be meant")
+
 // NewWebhook checks cfg. The error names the field, and never a secret or the URL.
 func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	if cfg.Source == "" {
@@ -60,9 +63,9 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	u, err := url.Parse(cfg.URL)
 	switch {
 	case err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, errors.New("the webhook's URL is not https://host/path, without user and fragment")
+		return nil, fmt.Errorf("%w: it is not https://host/path, without user and fragment", ErrWebhookURL)
 	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, fmt.Errorf("the webhook's URL is http, which anybody on the way to %s can read: only https is taken, and http on loopback", u.Hostname())
+		return nil, fmt.Errorf("%w: it is http, which anybody on the way to %s can read: only https is taken, and http on loopback", ErrWebhookURL, u.Hostname())
 	case cfg.Timeout < 100*time.Millisecond || cfg.Timeout > time.Minute:
 		return nil, fmt.Errorf("the webhook's timeout (%v) must be 100ms to 1m", cfg.Timeout)
 	case len(cfg.Secrets) < 1 || len(cfg.Secrets) > 2:

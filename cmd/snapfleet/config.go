@@ -281,7 +281,7 @@ func (f webhookFlags) webhook() (*consumer.Webhook, error) {
 		URL: f.WebhookURL, Secrets: strings.Fields(secrets), Source: f.WebhookSource, Timeout: f.WebhookTimeout, Roots: roots,
 	})
 	if err != nil {
-		if len(strings.Fields(secrets)) == 0 {
+		if len(strings.Fields(secrets)) == 0 && !errors.Is(err, consumer.ErrWebhookURL) {
 			return nil, explain(exitUsage, err, "neither --webhook-secret-file nor "+secretVariable+" has a secret", fix)
 		}
 		return nil, explain(exitUsage, err, "the webhook's flags, or its secret, cannot be meant", "see `snapfleet webhook test --help`; a secret is made by `echo whsec_$(openssl rand -base64 32)`")
