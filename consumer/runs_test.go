@@ -462,6 +462,7 @@ func TestOverdueIsToldWhenItChanges(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if got := told(); !slices.Equal(got, []contracts.NoticeKind{contracts.DeliveryOverdue}) {
 			t.Errorf("told %v", got)
+			return
 		}
 		w.mu.Lock()
 		if n := w.notices[0]; n.Tenant != "acme" || n.Reason == nil || n.Reason.Code != contracts.DeliveryIsLate || !n.Since.Equal(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) {

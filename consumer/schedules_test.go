@@ -284,7 +284,7 @@ func TestTheServerIsAwayOverFireTimes(t *testing.T) {
 			until := func(at time.Time) { pause(ctx, time.Until(at)) }
 			first := table.next(time.Now())
 			until(first.Add(2 * time.Second))
-			before := fired(t, js, 0, 1)
+			fired(t, js, 0, 1)
 			away(server)
 			third := table.next(table.next(first))
 			until(third.Add(time.Second))
@@ -313,8 +313,37 @@ func TestTheServerIsAwayOverFireTimes(t *testing.T) {
 			if _, err := jobs.Status(ctx, "acme", jobOf(table.next(first))); !errors.Is(err, ErrNoJob) {
 				t.Errorf("the run in between, which nobody asked for: %v", err)
 			}
-			_ = before
 		})
+	}
+}
+
+// A schedule's messages have one body; each run that fails still has a dead letter of its own, which says what was asked
+// for.
+func TestDeadLettersOfRuns(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nc, jobs, w, _ := fleet(t)
+	js := must(jetstream.New(nc))
+	reject := func(contracts.Attempt) error { return contracts.Reject(contracts.BucketDenied, "no") }
+	defer start(t, nc, exports{n: w.node("bucket"), reject: reject}, quick("w1"))()
+	s := schedule("*/4 * * * * *", "UTC")
+	s.Only = contracts.Tables
+	must(must(OpenSchedules(ctx, js)).Set(ctx, s))
+	letters := map[string]bool{}
+	for end := time.Now().Add(time.Minute); len(letters) < 2 && time.Now().Before(end); pause(ctx, 200*time.Millisecond) {
+		for m, err := range jobs.messages(ctx, contracts.DeadStream, contracts.DeadSubject("acme")) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			req, err := contracts.DecodeRequest(m.Data)
+			if err != nil || req.Job != m.Header.Get(contracts.HeaderJob) || req.Only != contracts.Tables || m.Header.Get(contracts.HeaderDigest) != digestOf(m.Data) || m.Header.Get("Nats-Scheduler") != "" {
+				t.Fatalf("dead letter %s: %v, %v", m.Data, m.Header, err)
+			}
+			letters[req.Job] = true
+		}
+	}
+	if len(letters) < 2 {
+		t.Errorf("dead letters of %v", letters)
 	}
 }
 
