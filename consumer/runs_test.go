@@ -76,6 +76,10 @@ func (c calendarOf) Ask(ctx context.Context, tenant string, body []byte, id stri
 	})
 }
 
+func (c calendarOf) Restore(ctx context.Context, s contracts.Schedule) error {
+	return c.n.reach(ctx, "restore "+s.Tenant, func() error { c.n.schedules[s.Tenant] = s; return nil })
+}
+
 // enqueue must be called inside change.
 func (w *memory) enqueue(tenant string, body []byte) {
 	req, _, err := asked(body, time.Now())

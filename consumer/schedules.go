@@ -43,13 +43,31 @@ func (s *Schedules) Set(ctx context.Context, schedule contracts.Schedule) (contr
 	if err := CheckSchedule(schedule); err != nil {
 		return schedule, err
 	}
+	if err := s.Restore(ctx, schedule); err != nil {
+		return schedule, err
+	}
+	// From here on the schedule fires. The copy is for the day on which its message is gone: see [Consumer.restoreSchedules].
+	body, err := json.Marshal(schedule)
+	if err == nil {
+		err = s.fleet.Put(ctx, scheduleKey(schedule.Tenant), body)
+	}
+	if err != nil {
+		return schedule, fmt.Errorf("keep a copy of the schedule of tenant %s, which is set: %w", schedule.Tenant, err)
+	}
+	return schedule, nil
+}
+
+func scheduleKey(tenant string) string { return "schedule." + tenant }
+
+// Restore publishes a schedule as it is.
+func (s *Schedules) Restore(ctx context.Context, schedule contracts.Schedule) error {
 	table, err := readTimetable(schedule)
 	if err != nil {
-		return schedule, err
+		return err
 	}
 	body, err := json.Marshal(schedule)
 	if err != nil {
-		return schedule, fmt.Errorf("encode the schedule: %w", err)
+		return fmt.Errorf("encode the schedule: %w", err)
 	}
 	// To publish on the subject again is to replace it: the server keeps one schedule on a subject. The message must have
 	// no Nats-Msg-Id: the server would acknowledge a second one within the stream's 24 hours, and drop it. And no trace:
@@ -58,9 +76,9 @@ func (s *Schedules) Set(ctx context.Context, schedule contracts.Schedule) (contr
 		jetstream.WithExpectStream(contracts.RequestStream), jetstream.WithScheduleCron(table.pattern()),
 		jetstream.WithScheduleTimeZone(schedule.TimeZone), jetstream.WithScheduleTarget(contracts.RequestSubject(schedule.Tenant)))
 	if err != nil {
-		return schedule, fmt.Errorf("set the schedule of tenant %s: %w", schedule.Tenant, misread(schedule, notSetUp(err)))
+		return fmt.Errorf("set the schedule of tenant %s: %w", schedule.Tenant, misread(schedule, notSetUp(err)))
 	}
-	return schedule, nil
+	return nil
 }
 
 // Clear removes a tenant's schedule, or is [ErrNoSchedule]. Runs that have fired are still made.
@@ -73,8 +91,16 @@ func (s *Schedules) Clear(ctx context.Context, tenant string) error {
 	return clearSchedule(ctx, s.js, tenant)
 }
 
-// clearSchedule does no harm where there is none.
+// clearSchedule does no harm where there is none. The copy goes first: a worker that finds one without its message
+// brings the message back.
 func clearSchedule(ctx context.Context, js jetstream.JetStream, tenant string) error {
+	fleet, err := openCells(ctx, js, contracts.FleetBucket)
+	if err == nil {
+		err = fleet.Delete(ctx, scheduleKey(tenant))
+	}
+	if err != nil {
+		return fmt.Errorf("clear the schedule of tenant %s: %w", tenant, err)
+	}
 	stream, err := js.Stream(ctx, contracts.RequestStream)
 	if err == nil {
 		err = stream.Purge(ctx, jetstream.WithPurgeSubject(contracts.ScheduleSubject(tenant)))

@@ -198,6 +198,49 @@ func TestForgedSchedules(t *testing.T) {
 	}
 }
 
+// Whoever may publish requests can remove messages of the stream by a header. A schedule comes back, and with it the run
+// that it has missed; what was cleared does not.
+func TestAScheduleThatVanishesComesBack(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nc, _, w, _ := fleet(t)
+	js := must(jetstream.New(nc))
+	schedules := must(OpenSchedules(ctx, js))
+	cfg := quick("w1")
+	cfg.ScheduleEvery = 500 * time.Millisecond
+	defer start(t, nc, exports{n: w.node("bucket")}, cfg)()
+	set := must(schedules.Set(ctx, schedule("@yearly", "UTC")))
+	for _, header := range []nats.Header{
+		{"Nats-Rollup": {"all"}},
+		{"Nats-Scheduler": {contracts.ScheduleSubject("acme")}, "Nats-Schedule-Next": {"purge"}},
+	} {
+		if _, err := js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RequestSubject("globex"), Header: header}); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(20 * time.Second); ; pause(ctx, 100*time.Millisecond) {
+			got, err := schedules.Get(ctx, "acme")
+			if err == nil && got == set {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("after %v: %+v, %v", header, got, err)
+			}
+		}
+	}
+	if err := schedules.Clear(ctx, "acme"); err != nil {
+		t.Fatal(err)
+	}
+	between := must(openCells(ctx, js, contracts.FleetBucket))
+	for turns, last := 0, uint64(0); turns < 4 && ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+		if _, rev, err := between.Get(ctx, timekeeperKey); err == nil && rev != last {
+			turns, last = turns+1, rev
+		}
+	}
+	if got, err := schedules.Get(ctx, "acme"); !errors.Is(err, ErrNoSchedule) {
+		t.Errorf("cleared, and still: %+v, %v", got, err)
+	}
+}
+
 // ends waits until each of the jobs has an outcome, and returns them.
 func ends(t *testing.T, jobs *Jobs, of ...string) map[string]contracts.Outcome {
 	t.Helper()

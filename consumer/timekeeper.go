@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ type calendar interface {
 	All(ctx context.Context) ([]contracts.Schedule, error)
 	// Ask publishes a message on the tenant's requests. The same id is taken once, for a day.
 	Ask(ctx context.Context, tenant string, body []byte, id string) error
+	// Restore publishes a schedule that was there before, as it was.
+	Restore(ctx context.Context, s contracts.Schedule) error
 }
 
 // keepTime looks at the schedules again and again: JetStream makes the requests, and this finds what it did not make
@@ -48,6 +51,9 @@ func (c *Consumer) keepTime(ctx context.Context) {
 func (c *Consumer) lookAtSchedules(ctx context.Context) error {
 	schedules, err := c.calendar.All(ctx)
 	problems := []error{err}
+	if err == nil {
+		problems = append(problems, c.restoreSchedules(ctx, schedules))
+	}
 	overdue, oldest := 0, time.Duration(0)
 	for _, s := range schedules {
 		table, err := readTimetable(s)
@@ -64,6 +70,33 @@ func (c *Consumer) lookAtSchedules(ctx context.Context) error {
 	}
 	c.lateness.note(overdue, oldest)
 	return errors.Join(append(problems, c.keepPromises(ctx))...)
+}
+
+// restoreSchedules brings back what is gone and was not cleared. Streams with schedules take headers that remove
+// messages, from anybody who may publish a request (Nats-Rollup, Nats-Schedule-Next: purge), and the server has no
+// permission to withhold them. there are the schedules whose messages are in the stream: they were read before the
+// copies are, and a schedule loses its copy first, so what is cleared meanwhile does not come back.
+func (c *Consumer) restoreSchedules(ctx context.Context, there []contracts.Schedule) error {
+	keys, err := c.fleet.Keys(ctx, scheduleKey("*"))
+	if err != nil {
+		return fmt.Errorf("list the copies of schedules: %w", err)
+	}
+	var problems []error
+	for _, key := range keys {
+		tenant := strings.TrimPrefix(key, scheduleKey(""))
+		if slices.ContainsFunc(there, func(s contracts.Schedule) bool { return s.Tenant == tenant }) {
+			continue
+		}
+		var s contracts.Schedule
+		rev, err := readCell(ctx, c.fleet, key, &s)
+		if err != nil || rev == 0 {
+			problems = append(problems, err)
+			continue
+		}
+		c.cfg.Log.Warn().Str("tenant", tenant).Msg("a schedule has vanished that nobody has cleared; it is set again")
+		problems = append(problems, c.calendar.Restore(ctx, s))
+	}
+	return errors.Join(problems...)
 }
 
 // findMissed asks for the run that JetStream did not: a server that was killed goes on with the next time. It asks by
