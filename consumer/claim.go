@@ -47,7 +47,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 	for {
 		r, rev, err := c.records.get(ctx, key)
 		var t turn
-		if errors.Is(err, errNoCell) {
+		if errors.Is(err, errNoCell) && isRun(m.Subject()) {
 			decided, f, ok := c.turnOf(ctx, req, table)
 			if !ok {
 				return nil, f

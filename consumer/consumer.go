@@ -175,11 +175,11 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err := verify(ctx, js); err != nil {
 		return nil, err
 	}
-	q, err := js.Consumer(ctx, contracts.RequestStream, contracts.WorkersName)
+	q, ackWait, err := openQueues(ctx, nc, js, cfg.Heartbeat)
 	if err != nil {
-		return nil, fmt.Errorf("open consumer %s: %w", contracts.WorkersName, err)
+		return nil, err
 	}
-	if err := cfg.validate(q.CachedInfo().Config.AckWait); err != nil {
+	if err := cfg.validate(ackWait); err != nil {
 		return nil, fmt.Errorf("worker settings: %w", err)
 	}
 	jobs, err := openCells(ctx, js, contracts.JobBucket)
@@ -198,7 +198,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
-	c := assemble(work, cfg, pull{nc, q}, jobs, between, outcomes, resolved{tenants})
+	c := assemble(work, cfg, q, jobs, between, outcomes, resolved{tenants})
 	c.connected, c.nc = nc.IsConnected, nc
 	if cfg.Webhook != nil {
 		if c.poster, err = openPoster(ctx, nc, js, cfg.Webhook, cfg.Log); err != nil {

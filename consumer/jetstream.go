@@ -45,7 +45,7 @@ func JetStream(nc *nats.Conn, domain string) (js jetstream.JetStream, err error)
 	return js, nil
 }
 
-// pull is the queue.
+// pull is one consumer that the fleet shares.
 type pull struct {
 	nc       *nats.Conn
 	consumer jetstream.Consumer
@@ -54,18 +54,12 @@ type pull struct {
 // nextWait is how long one pull waits.
 const nextWait = 10 * time.Second
 
-// Next gives up as soon as ctx is done. A message that is on its way at that very moment comes again after the
-// ack wait; nobody has begun it.
-func (p pull) Next(ctx context.Context) (message, error) {
-	m, err := p.next(ctx)
-	if m == nil {
-		return nil, err
-	}
-	return *m, nil
-}
+// next waits, nextWait at most, and gives up as soon as ctx is done. A message that is on its way at that very moment
+// comes again after the ack wait; nobody has begun it.
+func (p pull) next(ctx context.Context) (*delivered, error) { return p.nextWithin(ctx, nextWait) }
 
-func (p pull) next(ctx context.Context) (*delivered, error) {
-	round, cancel := context.WithTimeout(ctx, nextWait)
+func (p pull) nextWithin(ctx context.Context, wait time.Duration) (*delivered, error) {
+	round, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	m, err := p.consumer.Next(jetstream.FetchContext(round))
 	switch {
@@ -76,11 +70,79 @@ func (p pull) next(ctx context.Context) (*delivered, error) {
 	case err != nil:
 		return nil, fmt.Errorf("next request: %w", err)
 	}
+	return p.take(m)
+}
+
+// now does not wait.
+func (p pull) now() (*delivered, error) {
+	batch, err := p.consumer.FetchNoWait(1)
+	if err != nil {
+		return nil, fmt.Errorf("next request: %w", err)
+	}
+	for m := range batch.Messages() {
+		return p.take(m)
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+		return nil, fmt.Errorf("next request: %w", err)
+	}
+	return nil, nil
+}
+
+func (p pull) take(m jetstream.Msg) (*delivered, error) {
 	meta, err := m.Metadata()
 	if err != nil {
 		return nil, fmt.Errorf("next request: %w", err)
 	}
 	return &delivered{p.nc, m, meta}, nil
+}
+
+// queues are where work comes from: what somebody asks for, and what schedules make. Only one goroutine takes from them.
+type queues struct {
+	requests, runs pull
+	// every is how often runs are looked for while nothing else comes. A request does not wait for that.
+	every time.Duration
+
+	turn int
+	busy bool // the last look found something
+}
+
+// openQueues opens what [Setup] has made. The shorter ack wait of both is told.
+func openQueues(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, every time.Duration) (q *queues, ackWait time.Duration, err error) {
+	q = &queues{every: min(every, nextWait)}
+	for stream, p := range map[string]*pull{contracts.RequestStream: &q.requests, contracts.ScheduleStream: &q.runs} {
+		c, err := js.Consumer(ctx, stream, contracts.WorkersName)
+		if err != nil {
+			return nil, 0, fmt.Errorf("open consumer %s of %s: %w", contracts.WorkersName, stream, err)
+		}
+		*p = pull{nc, c}
+		if wait := c.CachedInfo().Config.AckWait; ackWait == 0 || wait < ackWait {
+			ackWait = wait
+		}
+	}
+	return q, ackWait, nil
+}
+
+// Next looks into both, the one and the other first by turns, so that neither holds up the other; then it waits for a
+// request.
+func (q *queues) Next(ctx context.Context) (message, error) {
+	m, err := q.next(ctx)
+	q.busy = m != nil
+	if m == nil {
+		return nil, err
+	}
+	return *m, nil
+}
+
+func (q *queues) next(ctx context.Context) (*delivered, error) {
+	if q.turn++; q.busy && q.turn%2 == 0 {
+		if m, err := q.requests.now(); m != nil || err != nil {
+			return m, err
+		}
+	}
+	if m, err := q.runs.now(); m != nil || err != nil {
+		return m, err
+	}
+	return q.requests.nextWithin(ctx, q.every)
 }
 
 // delivered is a message of the queue.

@@ -73,20 +73,18 @@ func TestSetupUpgrades(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	_, js, _ := broker(t)
-	before := plan()[0].stream
-	before.Subjects, before.AllowMsgSchedules, before.Discard, before.Replicas = []string{contracts.RequestSubjects}, false, jetstream.DiscardNew, 1
+	requests := plan()[0]
+	before := requests.stream
+	before.Replicas = 1
 	must(js.CreateStream(ctx, before))
-	queue := queueConfig()
+	queue := requests.consumer()
 	queue.FilterSubject, queue.AckWait = "", 60*time.Second
 	must(js.CreateConsumer(ctx, contracts.RequestStream, queue))
 	must(js.Publish(ctx, contracts.RequestSubject("acme"), []byte("waits")))
 
 	for _, want := range []string{upgraded, kept} {
-		lines := must(Setup(ctx, js, SetupOptions{}))
-		for _, what := range []string{"stream " + contracts.RequestStream, "consumer " + contracts.WorkersName} {
-			if !slices.Contains(lines, what+": "+want) {
-				t.Errorf("%q, want %s %s", lines, what, want)
-			}
+		if lines := must(Setup(ctx, js, SetupOptions{})); !slices.Contains(lines, requests.reader()+": "+want) {
+			t.Errorf("%q, want %s %s", lines, requests.reader(), want)
 		}
 	}
 	if err := verify(ctx, js); err != nil {
@@ -128,7 +126,7 @@ func TestSetupRefusesWhatDiffers(t *testing.T) {
 	for name, alter := range map[string]func(jetstream.JetStream) error{
 		"max_age":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour * 48 }),
 		"max_msg_size":         change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 }),
-		"discard":              change(contracts.OutcomeStream, func(c *jetstream.StreamConfig) { c.Discard, c.DiscardNewPerSubject = jetstream.DiscardOld, false }),
+		"discard":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }),
 		"duplicate_window":     change(contracts.DeadStream, func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }),
 		"max_msgs_per_subject": change(contracts.OutcomeStream, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 }),
 		"history":              change("KV_"+contracts.JobBucket, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }),

@@ -23,7 +23,7 @@ func (c *Consumer) serve(ctx context.Context, m message) {
 
 // process is the whole story of one message.
 func (c *Consumer) process(ctx context.Context, m message) fate {
-	req, table, err := asked(m.Data(), m.Published())
+	req, table, err := asked(m.Subject(), m.Data(), m.Published())
 	if err == nil && req.Tenant != m.Tenant() {
 		err = contracts.Reject(contracts.InvalidRequest, "the request is for tenant %s, the subject for %.80q", req.Tenant, m.Tenant())
 	}

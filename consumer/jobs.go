@@ -213,7 +213,7 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 		}
 		return s, nil
 	}
-	for s, err := range j.queued(ctx, contracts.RequestSubject(tenant)) {
+	for s, err := range j.queued(ctx, tenant) {
 		if err != nil || s.Job == job {
 			return s, err
 		}
@@ -224,15 +224,16 @@ func (j *Jobs) withoutRecord(ctx context.Context, tenant, job string) (Status, e
 	return Status{}, fmt.Errorf("job %s of tenant %s: %w", job, tenant, ErrNoJob)
 }
 
-// queued yields the jobs on a subject that are asked for in the queue, oldest first, as if no worker had begun them.
-func (j *Jobs) queued(ctx context.Context, subject string) iter.Seq2[Status, error] {
+// queued yields the jobs of a tenant, or of all, that are asked for in the queues, oldest first in each, as if no worker had
+// begun them.
+func (j *Jobs) queued(ctx context.Context, tenant string) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
-		for m, err := range j.messages(ctx, contracts.RequestStream, subject) {
+		for m, err := range j.asking(ctx, tenant) {
 			if err != nil {
 				yield(Status{}, err)
 				return
 			}
-			req, table, err := asked(m.Data, m.Time)
+			req, table, err := asked(m.Subject, m.Data, m.Time)
 			if err != nil {
 				continue
 			}
@@ -241,6 +242,22 @@ func (j *Jobs) queued(ctx context.Context, subject string) iter.Seq2[Status, err
 				s.Schedule = &contracts.ScheduledRun{FiredAt: req.RequestedAt}
 			}
 			if !yield(s, nil) {
+				return
+			}
+		}
+	}
+}
+
+// asking are the messages that ask for jobs of a tenant, or, when tenant is "*", of all.
+func (j *Jobs) asking(ctx context.Context, tenant string) iter.Seq2[*jetstream.RawStreamMsg, error] {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		for m, err := range j.messages(ctx, contracts.RequestStream, contracts.RequestSubject(tenant)) {
+			if !yield(m, err) {
+				return
+			}
+		}
+		for m, err := range j.messages(ctx, contracts.ScheduleStream, contracts.RunSubject(tenant)) {
+			if !yield(m, err) {
 				return
 			}
 		}
@@ -306,15 +323,15 @@ const listed = 1000
 // job that has a record, and of those that nobody has claimed yet as many as are among the first 1000 requests of
 // the queue. Outcomes are not read: a record's state says enough for a list.
 func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
-	keys, subject := recordKeys, contracts.RequestSubjects
+	keys, whose := recordKeys, "*"
 	if tenant != "" {
 		if !contracts.ValidTenant(tenant) {
 			return nil, contracts.Reject(contracts.UnknownTenant, "%.80q is no tenant's name", tenant)
 		}
-		keys, subject = recordKey(tenant, "*"), contracts.RequestSubject(tenant)
+		keys, whose = recordKey(tenant, "*"), tenant
 	}
 	// The queue first: a request that is claimed in between has a record by the time the records are read.
-	waiting, err := j.waiting(ctx, subject)
+	waiting, err := j.waiting(ctx, whose)
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}
@@ -347,10 +364,10 @@ func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
 	return jobs, nil
 }
 
-// waiting is what the queue's first requests ask for, by the key that a record would have.
-func (j *Jobs) waiting(ctx context.Context, subject string) (map[string]Status, error) {
+// waiting is what the queues' first requests ask for, by the key that a record would have.
+func (j *Jobs) waiting(ctx context.Context, tenant string) (map[string]Status, error) {
 	jobs, n := make(map[string]Status), 0
-	for s, err := range j.queued(ctx, subject) {
+	for s, err := range j.queued(ctx, tenant) {
 		if err != nil {
 			return nil, err
 		}

@@ -62,6 +62,7 @@ type cell struct {
 }
 
 type queued struct {
+	subject   string
 	tenant    string
 	key       string // of the job's record
 	data      []byte
@@ -196,7 +197,7 @@ func must[T any](v T, err error) T {
 func (w *memory) publish(req contracts.Request) {
 	data := must(json.Marshal(req))
 	w.change("publish "+req.Job, func() {
-		m := &queued{tenant: req.Tenant, data: data, published: time.Now(), key: recordKey(req.Tenant, req.Job)}
+		m := &queued{subject: contracts.RequestSubject(req.Tenant), tenant: req.Tenant, data: data, published: time.Now(), key: recordKey(req.Tenant, req.Job)}
 		w.messages = append(w.messages, m)
 		w.show(m, 0)
 	})
@@ -485,6 +486,7 @@ type note struct {
 }
 
 func (m note) Data() []byte             { return m.data }
+func (m note) Subject() string          { return m.subject }
 func (m note) Tenant() string           { return m.tenant }
 func (m note) Header() contracts.Header { return nil }
 func (m note) Published() time.Time     { return m.published }

@@ -78,6 +78,7 @@ type Journal interface {
 // message is one delivery of one request.
 type message interface {
 	Data() []byte
+	Subject() string
 	Tenant() string // last token of the subject
 	Header() contracts.Header
 	Published() time.Time

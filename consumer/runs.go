@@ -90,7 +90,7 @@ func (c *Consumer) turnOf(ctx context.Context, req contracts.Request, table *tim
 		if err != nil {
 			return t, c.postpone(err, c.cfg.RetryBase), false
 		}
-		if table == nil { // a request, perhaps for a run that was promised
+		if table == nil { // that was promised
 			if last != nil && last.Job == req.Job {
 				t.run = &last.ScheduledRun
 			}

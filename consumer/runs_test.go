@@ -82,11 +82,11 @@ func (c calendarOf) Restore(ctx context.Context, s contracts.Schedule) error {
 
 // enqueue must be called inside change.
 func (w *memory) enqueue(tenant string, body []byte) {
-	req, _, err := asked(body, time.Now())
+	req, _, err := asked(contracts.RunSubject(tenant), body, time.Now())
 	if err != nil {
 		panic(err)
 	}
-	m := &queued{tenant: tenant, data: body, published: time.Now(), key: recordKey(tenant, req.Job)}
+	m := &queued{subject: contracts.RunSubject(tenant), tenant: tenant, data: body, published: time.Now(), key: recordKey(tenant, req.Job)}
 	w.messages = append(w.messages, m)
 	w.show(m, 0)
 }
@@ -429,7 +429,7 @@ func TestScheduleOfAnotherTenantIsBuried(t *testing.T) {
 		s.Tenant = "globex"
 		body := must(json.Marshal(s))
 		w.change("forged", func() {
-			w.messages = append(w.messages, &queued{tenant: "acme", data: body, published: time.Now(), key: "acme.2000-01-01-000000"})
+			w.messages = append(w.messages, &queued{subject: contracts.RunSubject("acme"), tenant: "acme", data: body, published: time.Now(), key: "acme.2000-01-01-000000"})
 			w.show(w.messages[0], 0)
 		})
 		time.Sleep(time.Minute)

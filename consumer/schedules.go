@@ -73,8 +73,8 @@ func (s *Schedules) Restore(ctx context.Context, schedule contracts.Schedule) er
 	// no Nats-Msg-Id: the server would acknowledge a second one within the stream's 24 hours, and drop it. And no trace:
 	// every header of it but the schedule's own comes with each run.
 	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.ScheduleSubject(schedule.Tenant), Data: body},
-		jetstream.WithExpectStream(contracts.RequestStream), jetstream.WithScheduleCron(table.pattern()),
-		jetstream.WithScheduleTimeZone(schedule.TimeZone), jetstream.WithScheduleTarget(contracts.RequestSubject(schedule.Tenant)))
+		jetstream.WithExpectStream(contracts.ScheduleStream), jetstream.WithScheduleCron(table.pattern()),
+		jetstream.WithScheduleTimeZone(schedule.TimeZone), jetstream.WithScheduleTarget(contracts.RunSubject(schedule.Tenant)))
 	if err != nil {
 		return fmt.Errorf("set the schedule of tenant %s: %w", schedule.Tenant, misread(schedule, notSetUp(err)))
 	}
@@ -101,7 +101,7 @@ func clearSchedule(ctx context.Context, js jetstream.JetStream, tenant string) e
 	if err != nil {
 		return fmt.Errorf("clear the schedule of tenant %s: %w", tenant, err)
 	}
-	stream, err := js.Stream(ctx, contracts.RequestStream)
+	stream, err := js.Stream(ctx, contracts.ScheduleStream)
 	if err == nil {
 		err = stream.Purge(ctx, jetstream.WithPurgeSubject(contracts.ScheduleSubject(tenant)))
 	}
@@ -116,7 +116,7 @@ func (s *Schedules) Get(ctx context.Context, tenant string) (contracts.Schedule,
 	if !contracts.ValidTenant(tenant) {
 		return contracts.Schedule{}, fmt.Errorf("tenant %.80q: %w", tenant, ErrNoSchedule)
 	}
-	stream, err := s.js.Stream(ctx, contracts.RequestStream)
+	stream, err := s.js.Stream(ctx, contracts.ScheduleStream)
 	if err != nil {
 		return contracts.Schedule{}, fmt.Errorf("read the schedule of tenant %s: %w", tenant, notSetUp(err))
 	}
@@ -144,7 +144,7 @@ func decodeSchedule(m *jetstream.RawStreamMsg) (contracts.Schedule, error) {
 // All returns all schedules, by tenant. Those that cannot be read are left out, and are the error.
 func (s *Schedules) All(ctx context.Context) (all []contracts.Schedule, err error) {
 	var unreadable []error
-	for m, err := range s.jobs.messages(ctx, contracts.RequestStream, contracts.ScheduleSubjects) {
+	for m, err := range s.jobs.messages(ctx, contracts.ScheduleStream, contracts.ScheduleSubjects) {
 		if err != nil {
 			return nil, fmt.Errorf("list schedules: %w", err)
 		}
@@ -159,10 +159,10 @@ func (s *Schedules) All(ctx context.Context) (all []contracts.Schedule, err erro
 	return all, errors.Join(unreadable...)
 }
 
-// Ask publishes a message on a tenant's requests, as JetStream does when a schedule fires.
+// Ask publishes a message on a tenant's runs, as JetStream does when a schedule fires.
 func (s *Schedules) Ask(ctx context.Context, tenant string, body []byte, id string) error {
-	_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RequestSubject(tenant), Data: body},
-		jetstream.WithExpectStream(contracts.RequestStream), jetstream.WithMsgID(id))
+	_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RunSubject(tenant), Data: body},
+		jetstream.WithExpectStream(contracts.ScheduleStream), jetstream.WithMsgID(id))
 	if err != nil {
 		return fmt.Errorf("ask for a run of tenant %s: %w", tenant, notSetUp(err))
 	}

@@ -23,9 +23,9 @@ func init() { world.ServeNATS() }
 // fired waits until a schedule of acme has fired n times more, and returns these messages, which nobody has taken.
 func fired(t *testing.T, js jetstream.JetStream, after uint64, n int) (messages []*jetstream.RawStreamMsg) {
 	t.Helper()
-	stream := must(js.Stream(t.Context(), contracts.RequestStream))
+	stream := must(js.Stream(t.Context(), contracts.ScheduleStream))
 	for end := time.Now().Add(30 * time.Second); len(messages) < n; {
-		m, err := stream.GetMsg(t.Context(), after+1, jetstream.WithGetMsgSubject(contracts.RequestSubject("acme")))
+		m, err := stream.GetMsg(t.Context(), after+1, jetstream.WithGetMsgSubject(contracts.RunSubject("acme")))
 		if err == nil {
 			messages, after = append(messages, m), m.Sequence
 			continue
@@ -67,7 +67,7 @@ func TestSchedules(t *testing.T) {
 	}
 	for header, want := range map[string]string{"Nats-Schedule": "NATS cannot read the cron", "Nats-Schedule-Time-Zone": "NATS does not know the time zone"} {
 		m := &nats.Msg{Subject: contracts.ScheduleSubject("acme"), Data: []byte("x"), Header: nats.Header{
-			"Nats-Schedule": {"0 0 2 * * *"}, "Nats-Schedule-Time-Zone": {"UTC"}, "Nats-Schedule-Target": {contracts.RequestSubject("acme")},
+			"Nats-Schedule": {"0 0 2 * * *"}, "Nats-Schedule-Time-Zone": {"UTC"}, "Nats-Schedule-Target": {contracts.RunSubject("acme")},
 		}}
 		m.Header.Set(header, "nonsense")
 		if _, err := js.PublishMsg(ctx, m); err == nil || !strings.Contains(misread(set, err).Error(), want) {
@@ -118,7 +118,7 @@ func TestTheServerFires(t *testing.T) {
 	set := must(schedules.Set(ctx, schedule("*/2 * * * * *", "America/Los_Angeles")))
 	table := must(readTimetable(set))
 	for _, m := range fired(t, js, 0, 2) {
-		req, from, err := asked(m.Data, m.Time)
+		req, from, err := asked(m.Subject, m.Data, m.Time)
 		if err != nil || from == nil || from.Schedule != set {
 			t.Fatalf("%s: %+v, %v", m.Data, from, err)
 		}
@@ -143,63 +143,63 @@ func TestTheServerFires(t *testing.T) {
 	}
 }
 
-// A message that claims to be a schedule's gets whoever may publish requests no more than a request does: that tenant's
-// data in that tenant's bucket.
+// Whoever may publish requests can neither pass for a schedule nor, by a header, remove what others have asked for.
 func TestForgedSchedules(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	nc, jobs, w, _ := fleet(t)
 	js := must(jetstream.New(nc))
-	other := tenant("globex")
-	other.Destination.Bucket = "globex-snapshots"
-	if err := must(OpenRegistry(ctx, js)).Set(ctx, other); err != nil {
-		t.Fatal(err)
-	}
-	forge := func(subject string, body any, header nats.Header) error {
-		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RequestSubject(subject), Data: must(json.Marshal(body)), Header: header})
+	set := must(must(OpenSchedules(ctx, js)).Set(ctx, schedule("@yearly", "UTC")))
+	must(jobs.Submit(ctx, request("waits"), nil))
+	forge := func(body any, header nats.Header) error {
+		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RequestSubject("acme"), Data: must(json.Marshal(body)), Header: header})
 		return err
 	}
-	scheduler := nats.Header{"Nats-Scheduler": {contracts.ScheduleSubject("globex")}}
-	if err := forge("acme", request("plain"), scheduler); err == nil {
-		t.Error("the server lets anybody set Nats-Scheduler")
+	for _, header := range []nats.Header{
+		{"Nats-Rollup": {"all"}}, {"Nats-Rollup": {"sub"}},
+		{"Nats-Schedule": {"@every 1s"}, "Nats-Schedule-Target": {contracts.RequestSubject("acme")}},
+	} {
+		if err := forge(request("forged"), header); err == nil {
+			t.Errorf("the server takes a request with %v", header)
+		}
 	}
-	scheduler.Set("Nats-Schedule-Next", "purge") // which it does
-	if err := forge("acme", request("forged"), scheduler); err != nil {
-		t.Fatal(err)
-	}
+	scheduler := nats.Header{"Nats-Scheduler": {contracts.ScheduleSubject("acme")}, "Nats-Schedule-Next": {"purge"}}
+	taken := forge(request("forged"), scheduler) == nil // a header like any other, there
 	s := schedule("@daily", "UTC")
-	s.Tenant = "globex"
-	if err := forge("acme", s, scheduler); err != nil { // another tenant's
-		t.Fatal(err)
-	}
-	s.Tenant = "acme"
-	if err := forge("acme", s, scheduler); err != nil {
+	if err := forge(s, nil); err != nil {
 		t.Fatal(err)
 	}
 	defer start(t, nc, exports{n: w.node("bucket")}, quick("w1"))()
-	midnight := time.Now().UTC().Truncate(24 * time.Hour).Format(contracts.JobLayout)
-	for _, job := range []string{"forged", midnight} {
-		if end := ending(t, jobs, job); end.Outcome == nil || !strings.HasPrefix(end.Outcome.Manifest, "s3://acme-snapshots/acme/"+job+"/") {
-			t.Errorf("job %s: %+v", job, end)
+	end := ending(t, jobs, "waits")
+	if end.Outcome == nil || end.Outcome.Kind != contracts.Delivered {
+		t.Errorf("what waited: %+v", end)
+	}
+	if taken {
+		if end := ending(t, jobs, "forged"); end.Outcome == nil || end.Schedule != nil {
+			t.Errorf("the forged one: %+v", end)
 		}
 	}
-	var dead int
-	for m := range jobs.messages(ctx, contracts.DeadStream, contracts.DeadSubjects) {
-		dead++
-		if m == nil || m.Subject != contracts.DeadSubject("acme") || m.Header.Get(contracts.HeaderCode) != string(contracts.InvalidRequest) {
-			t.Errorf("dead letter %+v", m)
+	if got := must(must(OpenSchedules(ctx, js)).Get(ctx, "acme")); got != set {
+		t.Errorf("the schedule is %+v", got)
+	}
+	for end := time.Now().Add(20 * time.Second); ; pause(ctx, 50*time.Millisecond) {
+		var codes []string
+		for m, err := range jobs.messages(ctx, contracts.DeadStream, contracts.DeadSubjects) {
+			if err == nil {
+				codes = append(codes, m.Header.Get(contracts.HeaderCode))
+			}
 		}
-	}
-	if dead != 1 {
-		t.Errorf("%d dead letters", dead)
-	}
-	if list := must(jobs.List(ctx, "globex")); len(list) > 0 {
-		t.Errorf("globex has %+v", list)
+		if slices.Equal(codes, []string{string(contracts.InvalidRequest)}) { // the schedule that is no request
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("dead letters: %v", codes)
+		}
 	}
 }
 
-// Whoever may publish requests can remove messages of the stream by a header. A schedule comes back, and with it the run
-// that it has missed; what was cleared does not.
+// Whoever may publish runs can remove messages of their stream by a header, and anybody can make mistakes. A schedule comes
+// back, and with it the run that it has missed; what was cleared does not.
 func TestAScheduleThatVanishesComesBack(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -214,7 +214,7 @@ func TestAScheduleThatVanishesComesBack(t *testing.T) {
 		{"Nats-Rollup": {"all"}},
 		{"Nats-Scheduler": {contracts.ScheduleSubject("acme")}, "Nats-Schedule-Next": {"purge"}},
 	} {
-		if _, err := js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RequestSubject("globex"), Header: header}); err != nil {
+		if _, err := js.PublishMsg(ctx, &nats.Msg{Subject: contracts.RunSubject("globex"), Header: header}); err != nil {
 			t.Fatal(err)
 		}
 		for end := time.Now().Add(20 * time.Second); ; pause(ctx, 100*time.Millisecond) {
@@ -265,7 +265,7 @@ func TestRunsThatAreSeenAtTheSameTime(t *testing.T) {
 	must(schedules.Set(ctx, schedule("*/2 * * * * *", "UTC")))
 	var fires []string
 	for _, m := range fired(t, js, 0, 4) {
-		req, _, _ := asked(m.Data, m.Time)
+		req, _, _ := asked(m.Subject, m.Data, m.Time)
 		fires = append(fires, req.Job)
 	}
 	if err := schedules.Clear(ctx, "acme"); err != nil {
@@ -397,7 +397,7 @@ func TestCancelARunThatIsQueued(t *testing.T) {
 	nc, jobs, w, _ := fleet(t)
 	js := must(jetstream.New(nc))
 	body := must(json.Marshal(schedule("@daily", "UTC")))
-	must(js.Publish(ctx, contracts.RequestSubject("acme"), body))
+	must(js.Publish(ctx, contracts.RunSubject("acme"), body))
 	job := time.Now().UTC().Truncate(24 * time.Hour).Format(contracts.JobLayout)
 	if err := jobs.Cancel(ctx, "acme", job); err != nil {
 		t.Fatal(err)

@@ -49,11 +49,24 @@ func services(t *testing.T, nc *nats.Conn, worker string) (found []micro.Info) {
 	}
 }
 
+// service is the one of a worker that is there.
+func service(t *testing.T, nc *nats.Conn, worker string) (info micro.Info) {
+	t.Helper()
+	eventually(t, "the service of "+worker+" answers", func() bool {
+		found := services(t, nc, worker)
+		if len(found) > 0 {
+			info = found[0]
+		}
+		return len(found) > 0
+	})
+	return info
+}
+
 // statistics add up what the workers' services tell of the endpoint check.
 func statistics(t *testing.T, nc *nats.Conn) (answered, failed int) {
 	t.Helper()
 	for _, worker := range []string{"w1", "w2"} {
-		id := services(t, nc, worker)[0].ID
+		id := service(t, nc, worker).ID
 		m := must(nc.Request(must(micro.ControlSubject(micro.StatsVerb, contracts.ServiceName, id)), nil, 10*time.Second))
 		var stats micro.Stats
 		if err := json.Unmarshal(m.Data, &stats); err != nil {
@@ -122,14 +135,14 @@ func TestWorkersAnswerQuestions(t *testing.T) {
 			t.Errorf("%s: %v, want %s", c.name, err, c.code)
 		}
 	}
-	info := services(t, nc, "w1")[0]
+	info := service(t, nc, "w1")
 	if info.Version != cfg.Version || len(info.Endpoints) == 0 || info.Endpoints[0].Subject != "snapshot.ask.check" || info.Endpoints[0].QueueGroup != contracts.WorkersName {
 		t.Errorf("the service is %+v", info)
 	}
 	if answered, failed := statistics(t, nc); answered != 1 || failed != 3 {
 		t.Errorf("%d questions are counted as answered and %d as failed", answered, failed)
 	}
-	if info := services(t, nc, "w2")[0]; info.Version != "0.0.0" || info.Metadata["version"] != odd.Version {
+	if info := service(t, nc, "w2"); info.Version != "0.0.0" || info.Metadata["version"] != odd.Version {
 		t.Errorf("the service of an odd build is %+v", info)
 	}
 }

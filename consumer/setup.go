@@ -42,13 +42,19 @@ func Setup(ctx context.Context, js jetstream.JetStream, o SetupOptions) ([]strin
 		}
 		lines = append(lines, p.what()+": "+did)
 	}
-	want := queueConfig()
-	want.AckWait, want.Replicas = o.AckWait, o.Replicas
-	did, err := ensureQueue(ctx, js, want)
-	if err != nil {
-		return lines, err
+	for _, p := range plan() {
+		if p.queue == "" {
+			continue
+		}
+		want := p.consumer()
+		want.AckWait, want.Replicas = o.AckWait, o.Replicas
+		did, err := p.ensureConsumer(ctx, js, want)
+		if err != nil {
+			return lines, err
+		}
+		lines = append(lines, p.reader()+": "+did)
 	}
-	return append(lines, "consumer "+want.Durable+": "+did), nil
+	return lines, nil
 }
 
 // What Setup did about a thing.
@@ -69,12 +75,18 @@ func verify(ctx context.Context, js jetstream.JetStream) error {
 		if err := p.compare(s.CachedInfo().Config); err != nil {
 			return err
 		}
+		if p.queue == "" {
+			continue
+		}
+		q, err := js.Consumer(ctx, p.stream.Name, contracts.WorkersName)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.reader(), notSetUp(err))
+		}
+		if err := p.compareConsumer(q.CachedInfo().Config); err != nil {
+			return err
+		}
 	}
-	q, err := js.Consumer(ctx, contracts.RequestStream, contracts.WorkersName)
-	if err != nil {
-		return fmt.Errorf("consumer %s: %w", contracts.WorkersName, notSetUp(err))
-	}
-	return compareQueue(q.CachedInfo().Config, queueConfig())
+	return nil
 }
 
 // notSetUp tells what to do about something that is not there.
@@ -92,8 +104,7 @@ type place struct {
 	stream  jetstream.StreamConfig
 	bucket  string // not empty: created as a key-value bucket
 	history uint8
-	// earlier reports whether an earlier release made it so.
-	earlier func(jetstream.StreamConfig) bool
+	queue   string // what the fleet consumes of it, if anything
 }
 
 // remembered is for how long an end is remembered. A record that is worked on is written every few seconds, and one that
@@ -105,14 +116,17 @@ const remembered = 400 * 24 * time.Hour
 func plan() []place {
 	return []place{
 		{stream: jetstream.StreamConfig{
-			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects, contracts.ScheduleSubjects}, Description: "snapshot requests, and the schedules that make them",
-			AllowMsgSchedules: true,
-			// Nothing is ever discarded, because there is no limit; the server refuses schedules beside DiscardNew.
-			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
+			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects}, Description: "snapshot requests",
+			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage,
 			Duplicates: 24 * time.Hour, MaxMsgSize: contracts.MaxRequestBytes,
-		}, earlier: func(have jetstream.StreamConfig) bool { // without schedules
-			return !have.AllowMsgSchedules && slices.Equal(have.Subjects, []string{contracts.RequestSubjects})
-		}},
+		}, queue: contracts.RequestSubjects},
+		// A stream of its own: whoever may publish where schedules are allowed may, by a header, purge all that is there. And
+		// the server allows none beside DiscardNew; there is no limit, so nothing is discarded either way.
+		{stream: jetstream.StreamConfig{
+			Name: contracts.ScheduleStream, Subjects: []string{contracts.ScheduleSubjects, contracts.RunSubjects}, Description: "schedules, and the runs that they make",
+			AllowMsgSchedules: true, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
+			Duplicates: 24 * time.Hour, MaxMsgSize: contracts.MaxRequestBytes,
+		}, queue: contracts.RunSubjects},
 		{stream: jetstream.StreamConfig{
 			Name: contracts.OutcomeStream, Subjects: []string{contracts.OutcomeSubjects}, Description: "how each snapshot job ended, written once",
 			// The second outcome of a job is refused by the server, whoever publishes it.
@@ -146,7 +160,8 @@ func (p place) ensure(ctx context.Context, js jetstream.JetStream) (did string, 
 	s, err := js.Stream(ctx, p.stream.Name)
 	switch {
 	case err == nil:
-		return p.keep(ctx, js, s.CachedInfo().Config)
+		have := s.CachedInfo().Config
+		return kept, errors.Join(p.compare(have), differs(p.what(), "replicas", have.Replicas, p.stream.Replicas))
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return "", fmt.Errorf("%s: %w", p.what(), err)
 	case p.bucket != "":
@@ -160,27 +175,6 @@ func (p place) ensure(ctx context.Context, js jetstream.JetStream) (did string, 
 		return "", fmt.Errorf("create %s: %w", p.what(), err)
 	}
 	return made, nil
-}
-
-// keep sees to a stream that is there.
-func (p place) keep(ctx context.Context, js jetstream.JetStream, have jetstream.StreamConfig) (did string, err error) {
-	did = kept
-	if err := differs(p.what(), "replicas", have.Replicas, p.stream.Replicas); err != nil {
-		return "", err
-	}
-	if p.earlier != nil && p.earlier(have) {
-		next := have
-		next.Subjects, next.AllowMsgSchedules, next.Discard, next.Description = p.stream.Subjects, p.stream.AllowMsgSchedules, p.stream.Discard, p.stream.Description
-		if err := p.compare(next); err != nil { // somebody has changed it, too
-			return "", err
-		}
-		s, err := js.UpdateStream(ctx, next)
-		if err != nil {
-			return "", fmt.Errorf("bring %s up to date: %w", p.what(), err)
-		}
-		have, did = s.CachedInfo().Config, upgraded
-	}
-	return did, p.compare(have)
 }
 
 // compare looks at every field that a promise rests on.
@@ -222,41 +216,42 @@ func differs(what, field string, have, want any) error {
 	return fmt.Errorf("%s: %s is %v, and should be %v: change it with the nats command, or remove what stands there", what, field, have, want)
 }
 
-// queueConfig is the consumer that the whole fleet shares. BackOff stays empty, because it does not compose
-// with delayed naks; MaxDeliver stays -1, because it would strand messages; the fleet counts attempts itself.
-func queueConfig() jetstream.ConsumerConfig {
+// consumer is what the whole fleet takes its work from. BackOff stays empty, because it does not compose with delayed naks;
+// MaxDeliver stays -1, because it would strand messages; the fleet counts attempts itself.
+func (p place) consumer() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: contracts.WorkersName, Description: "the workers of the fleet",
-		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 10_000,
-		FilterSubject: contracts.RequestSubjects, // schedules stay where they are
+		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 10_000, FilterSubject: p.queue,
 	}
 }
 
-func ensureQueue(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig) (did string, err error) {
-	q, err := js.Consumer(ctx, contracts.RequestStream, want.Durable)
+func (p place) reader() string { return "consumer " + contracts.WorkersName + " of " + p.stream.Name }
+
+func (p place) ensureConsumer(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig) (did string, err error) {
+	q, err := js.Consumer(ctx, p.stream.Name, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		if _, err := js.CreateConsumer(ctx, contracts.RequestStream, want); err != nil {
-			return "", fmt.Errorf("create consumer %s: %w", want.Durable, err)
+		if _, err := js.CreateConsumer(ctx, p.stream.Name, want); err != nil {
+			return "", fmt.Errorf("create %s: %w", p.reader(), err)
 		}
 		return made, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("consumer %s: %w", want.Durable, err)
+		return "", fmt.Errorf("%s: %w", p.reader(), err)
 	}
 	have, did := q.CachedInfo().Config, kept
 	if have.FilterSubject == "" && len(have.FilterSubjects) == 0 { // an earlier release's
 		have.FilterSubject = want.FilterSubject
-		q, err := js.UpdateConsumer(ctx, contracts.RequestStream, have)
+		q, err := js.UpdateConsumer(ctx, p.stream.Name, have)
 		if err != nil {
-			return "", fmt.Errorf("bring consumer %s up to date: %w", want.Durable, err)
+			return "", fmt.Errorf("bring %s up to date: %w", p.reader(), err)
 		}
 		have, did = q.CachedInfo().Config, upgraded
 	}
-	return did, errors.Join(compareQueue(have, want), differs("consumer "+want.Durable, "ack_wait", have.AckWait, want.AckWait))
+	return did, errors.Join(p.compareConsumer(have), differs(p.reader(), "ack_wait", have.AckWait, want.AckWait))
 }
 
-func compareQueue(have, want jetstream.ConsumerConfig) error {
-	what := "consumer " + want.Durable
+func (p place) compareConsumer(have jetstream.ConsumerConfig) error {
+	want, what := p.consumer(), p.reader()
 	filters := slices.DeleteFunc(append(have.FilterSubjects, have.FilterSubject), func(s string) bool { return s == "" })
 	return errors.Join(
 		differs(what, "ack_policy", have.AckPolicy, want.AckPolicy),

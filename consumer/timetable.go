@@ -208,11 +208,14 @@ func (t timetable) overdueSince(delivered, now time.Time) (since time.Time, over
 	return since, now.After(since)
 }
 
-// asked is what a message of the queue asks for: the request that it is, or the one that a schedule makes of its body
-// and of its time stamp. table is nil unless it is a schedule's. The headers count for nothing: whoever may publish a
-// request can publish what looks like a schedule's, and gets that tenant's data delivered to that tenant.
-func asked(data []byte, published time.Time) (req contracts.Request, table *timetable, err error) {
-	if !contracts.IsSchedule(data) {
+// isRun reports whether a message on that subject is a run of a schedule.
+func isRun(subject string) bool { return strings.HasPrefix(subject, contracts.RunSubject("")) }
+
+// asked is what a message of the queues asks for: the request that it is, or the one that a schedule makes of its body and
+// of its time stamp. table is nil unless it is a schedule's. The subject decides which, for publishers cannot publish on a
+// run's; headers count for nothing.
+func asked(subject string, data []byte, published time.Time) (req contracts.Request, table *timetable, err error) {
+	if !isRun(subject) || !contracts.IsSchedule(data) { // or a run that was promised
 		req, err = contracts.DecodeRequest(data)
 		return req, nil, err
 	}

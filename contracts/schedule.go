@@ -10,7 +10,7 @@ import (
 const ScheduleVersion = 1
 
 // Schedule asks for a snapshot of a tenant again and again. It is kept as one message on [ScheduleSubject], and
-// JetStream publishes its body, unchanged, on [RequestSubject] whenever Cron says so: what [Schedule.Request] makes of
+// JetStream publishes its body, unchanged, on [RunSubject] whenever Cron says so: what [Schedule.Request] makes of
 // the body and of that instant is the request. Like a request it never says where to.
 type Schedule struct {
 	// Version is 1.

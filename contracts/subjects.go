@@ -2,21 +2,23 @@ package contracts
 
 // Everything that snapfleet owns in JetStream. Operators see these names in `nats stream ls`.
 const (
-	RequestStream = "SNAPSHOT_REQUESTS" // work queue of [Request]
-	OutcomeStream = "SNAPSHOT_OUTCOMES" // one [Outcome] per job, written once
-	DeadStream    = "SNAPSHOT_DEAD"     // requests that were given up, with the reason
-	NoticeStream  = "SNAPSHOT_NOTICES"  // what concerns a tenant and no job, [Notice]
-	JobBucket     = "snapshot_jobs"     // key-value: the record of each job
-	TenantBucket  = "snapshot_tenants"  // key-value: the registry, [Tenant]
-	FleetBucket   = "snapshot_fleet"    // key-value: what the fleet knows between two jobs
-	WorkersName   = "workers"           // the durable pull consumer that the fleet shares
-	WebhookName   = "webhook"           // the same of outcomes, and of notices, for what posts them
+	RequestStream  = "SNAPSHOT_REQUESTS"  // work queue of [Request]
+	ScheduleStream = "SNAPSHOT_SCHEDULES" // each tenant's [Schedule], and work queue of the runs that JetStream makes of them
+	OutcomeStream  = "SNAPSHOT_OUTCOMES"  // one [Outcome] per job, written once
+	DeadStream     = "SNAPSHOT_DEAD"      // requests that were given up, with the reason
+	NoticeStream   = "SNAPSHOT_NOTICES"   // what concerns a tenant and no job, [Notice]
+	JobBucket      = "snapshot_jobs"      // key-value: the record of each job
+	TenantBucket   = "snapshot_tenants"   // key-value: the registry, [Tenant]
+	FleetBucket    = "snapshot_fleet"     // key-value: what the fleet knows between two jobs
+	WorkersName    = "workers"            // the durable pull consumer that the fleet shares
+	WebhookName    = "webhook"            // the same of outcomes, and of notices, for what posts them
 )
 
 // Subject spaces, as streams subscribe to them.
 const (
 	RequestSubjects  = "snapshot.request.*"
-	ScheduleSubjects = "snapshot.schedule.*" // in the stream of the requests that they make
+	ScheduleSubjects = "snapshot.schedule.*"
+	RunSubjects      = "snapshot.run.*"
 	OutcomeSubjects  = "snapshot.outcome.*.*"
 	DeadSubjects     = "snapshot.dead.*"
 	NoticeSubjects   = "snapshot.notice.*.*"
@@ -29,9 +31,13 @@ const ServiceName = "snapfleet"
 // RequestSubject is where a publisher asks for a snapshot of tenant.
 func RequestSubject(tenant string) string { return "snapshot.request." + tenant }
 
-// ScheduleSubject is where a tenant's schedule is kept, as one message that JetStream publishes on
-// [RequestSubject] again and again.
+// ScheduleSubject is where a tenant's schedule is kept, as one message that JetStream publishes on [RunSubject] again and
+// again. Publishers of requests have nothing to do with either: whoever may publish in a stream with schedules may, by a
+// header, purge it.
 func ScheduleSubject(tenant string) string { return "snapshot.schedule." + tenant }
+
+// RunSubject is where JetStream publishes a tenant's schedule whenever it is time.
+func RunSubject(tenant string) string { return "snapshot.run." + tenant }
 
 // OutcomeSubject is where the end of a job is told, exactly once.
 func OutcomeSubject(tenant, job string) string { return "snapshot.outcome." + tenant + "." + job }

@@ -389,12 +389,13 @@ func forbidden(tenant string) map[string]acts {
 		a[contracts.OutcomeSubject(tenant, "forged")] = "{}"
 		a[contracts.DeadSubject(tenant)] = "{}"
 		a[contracts.NoticeSubject(tenant, contracts.DestinationBroken)] = "{}"
-		a[contracts.ScheduleSubject(tenant)] = "{}"
+		a[contracts.ScheduleSubject(tenant)], a[contracts.RunSubject(tenant)] = "{}", "{}"
 		a["$KV."+contracts.JobBucket+"."+tenant+".one"] = "{}"
 		a["$KV."+contracts.FleetBucket+".pause.fleet"] = "{}"
 		a["$JS.API.CONSUMER.MSG.NEXT."+contracts.RequestStream+"."+contracts.WorkersName] = ""
 		a["$JS.ACK."+contracts.RequestStream+"."+contracts.WorkersName+".1.1.1.1.0"] = "+TERM"
-		a["$JS.API.STREAM.PURGE."+contracts.RequestStream] = ""
+		a["$JS.API.CONSUMER.MSG.NEXT."+contracts.ScheduleStream+"."+contracts.WorkersName] = ""
+		a["$JS.API.STREAM.PURGE."+contracts.RequestStream], a["$JS.API.STREAM.PURGE."+contracts.ScheduleStream] = "", ""
 		a["$JS.API.STREAM.UPDATE."+contracts.RequestStream] = "{}"
 		a["$JS.API.CONSUMER.CREATE.KV_"+contracts.JobBucket+".x"] = `{"stream_name":"KV_snapshot_jobs","config":{"name":"x","deliver_subject":"$KV.snapshot_tenants.x","ack_policy":"none"}}`
 		return a
@@ -408,12 +409,14 @@ func forbidden(tenant string) map[string]acts {
 	reader := writes(registry(destroy(none())))
 	reader[contracts.RequestSubject(tenant)], reader["snapshot.ask.check"], reader["$SRV.PING"] = "{}", "{}", ""
 	worker := destroy(none())
-	worker[external], worker[contracts.ScheduleSubject(tenant)], worker[contracts.RequestSubject(tenant)] = "{}", "{}", "{}"
+	worker[external], worker[contracts.RequestSubject(tenant)] = "{}", "{}"
+	worker["$JS.API.STREAM.PURGE."+contracts.ScheduleStream], worker["$JS.API.STREAM.UPDATE."+contracts.ScheduleStream] = "", "{}"
 	worker["$JS.API.STREAM.UPDATE.KV_"+contracts.TenantBucket], worker["$JS.API.STREAM.PURGE."+contracts.RequestStream] = "{}", ""
 	worker["$JS.API.STREAM.CREATE."+contracts.RequestStream] = "{}"
 	operator := destroy(none())
 	operator[contracts.OutcomeSubject(tenant, "forged")], operator[contracts.DeadSubject(tenant)], operator[contracts.NoticeSubject(tenant, contracts.DestinationBroken)] = "{}", "{}", "{}"
 	operator["$JS.API.CONSUMER.MSG.NEXT."+contracts.RequestStream+"."+contracts.WorkersName] = ""
+	operator["$JS.API.STREAM.PURGE."+contracts.RequestStream], operator[contracts.RunSubject(tenant)] = "", "{}"
 	operator["$JS.ACK."+contracts.RequestStream+"."+contracts.WorkersName+".1.1.1.1.0"] = "+TERM"
 	everywhere := []string{">", "*", "$JS.>", "$KV.>", "_INBOX_>", "$SYS.>", "snapshot.>", "snapshot.request.*", "$KV." + contracts.TenantBucket + ".>", "$KV." + contracts.JobBucket + ".>"}
 	listen := func(more ...string) []string { return append(slices.Clone(everywhere), more...) }

@@ -296,15 +296,20 @@ func (f *fleet) leftovers(ctx context.Context) (broken []error) {
 			return err
 		},
 		"requests": func() error {
-			stream, err := f.js.Stream(ctx, contracts.RequestStream)
-			if err != nil {
-				return err
+			for name, asks := range map[string]string{contracts.RequestStream: contracts.RequestSubjects, contracts.ScheduleStream: contracts.RunSubjects} {
+				stream, err := f.js.Stream(ctx, name)
+				if err != nil {
+					return err
+				}
+				info, err := stream.Info(ctx, jetstream.WithSubjectFilter(asks)) // schedules stay
+				if err != nil {
+					return err
+				}
+				if len(info.State.Subjects) > 0 {
+					return fmt.Errorf("messages on %v", info.State.Subjects)
+				}
 			}
-			info, err := stream.Info(ctx, jetstream.WithSubjectFilter(contracts.RequestSubjects)) // schedules stay
-			if err == nil && len(info.State.Subjects) > 0 {
-				err = fmt.Errorf("messages on %v", info.State.Subjects)
-			}
-			return err
+			return nil
 		},
 		"sessions": func() error {
 			conn, err := pgx.Connect(ctx, f.database)
