@@ -155,7 +155,9 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	manifest, err := c.work.Delivered(look, a)
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		c.routes.report(req.Tenant, unreachable(err) || look.Err() != nil)
-		return r, c.postpone(err, c.cfg.RetryBase), false
+		// There is no record to count in, and the circuit is this worker's own: without the count of the whole fleet, each
+		// worker would find out anew, with a slot, that nothing answers.
+		return r, c.postpone(err, retryDelay(int(m.Delivered())-1, c.cfg)), false
 	}
 	if manifest == nil { // or we are not let in: the attempt meets the refusal again, and ends with an outcome
 		return c.unlessEnded(ctx, m, r)

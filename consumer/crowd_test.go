@@ -125,3 +125,34 @@ func TestDeadDestinationHoldsNoSlots(t *testing.T) {
 		}
 	})
 }
+
+// A destination that does not answer at all is found out before there is a record. Every worker of a large fleet would
+// try it for itself; what they have tried together counts.
+func TestSilentDestinationIsTriedLessAndLess(t *testing.T) {
+	const night, workers = 8 * time.Hour, 20
+	inMemory(t, func(t *testing.T, w *memory) {
+		var mu sync.Mutex
+		tries := 0
+		silent := func(op string) fault {
+			if op != "s3 get manifest" {
+				return fault{}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			tries++
+			return fault{kind: refuse, delay: 30 * time.Second}
+		}
+		w.publish(request("job"))
+		for i := range workers {
+			n := w.node(fmt.Sprintf("w%d", i))
+			n.faults = silent
+			n.employ(exports{part: time.Second}, Config{})
+		}
+		time.Sleep(night)
+		mu.Lock()
+		defer mu.Unlock()
+		if tries < 8 || tries > 40 { // a fleet of one would try it some twelve times
+			t.Errorf("%d workers tried it %d times in %v", workers, tries, night)
+		}
+	})
+}
