@@ -120,6 +120,13 @@ microbench: ## Run every Go benchmark.
 	@test/install.sh
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 $(PKG)
 
+SIMULATE ?= 100000
+.PHONY: simulation
+simulation: ## Simulate a night of 100,000 tenants in virtual time. Fewer: make simulation SIMULATE=10000
+	@mkdir -p bin
+	$(GO) test ./consumer -run '^TestSimulation$$' -v -timeout 1h -args -simulate=$(SIMULATE) \
+		-sim-json=$(CURDIR)/bin/simulation.json -sim-svg=$(CURDIR)/bin/simulation.svg $(SIMFLAGS)
+
 .PHONY: memory
 memory: ## Show that memory does not grow: 0.1 and 4 GB. It takes some 15 GB of disk and a few minutes.
 	@test/install.sh

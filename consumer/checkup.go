@@ -180,20 +180,33 @@ func (c *Consumer) checkupRound(ctx context.Context, every time.Duration) error 
 	return errors.Join(err, readErr)
 }
 
-// checkupsKnown reads all cells, and counts the broken ones.
+// checkupsKnown reads all cells, and counts the broken ones. Every worker does so every few minutes, so it is one question
+// and not one for each tenant.
 func (c *Consumer) checkupsKnown(ctx context.Context) (map[string]checkup, error) {
-	keys, err := c.fleet.Keys(ctx, checkupKeyOf("*"))
-	if err != nil {
-		return nil, fmt.Errorf("list what is known of destinations: %w", err)
-	}
-	known, broken := map[string]checkup{}, int64(0)
-	for _, key := range keys {
-		tenant := strings.TrimPrefix(key, checkupKeyOf(""))
-		k, _, err := readCheckup(ctx, c.fleet, tenant)
-		if err != nil {
-			return nil, err
+	reading, stop := context.WithTimeout(ctx, checkTime)
+	defer stop()
+	known, broken, all := map[string]checkup{}, int64(0), false
+	var problem error
+	err := c.fleet.Follow(reading, checkupKeyOf("*"), func(key string, value []byte) {
+		if value == nil { // removed
+			return
 		}
-		known[tenant] = k
+		var k checkup
+		if err := json.Unmarshal(value, &k); err != nil {
+			problem = fmt.Errorf("read %s: %w", key, err)
+		}
+		known[strings.TrimPrefix(key, checkupKeyOf(""))] = k
+	}, func() {
+		all = true
+		stop()
+	})
+	if err == nil && !all {
+		err = context.Cause(reading)
+	}
+	if err = errors.Join(err, problem); err != nil {
+		return nil, fmt.Errorf("read what is known of destinations: %w", err)
+	}
+	for _, k := range known {
 		if k.Result == contracts.CheckFailed {
 			broken++
 		}

@@ -46,7 +46,7 @@ type yard struct {
 	server *world.NATS
 }
 
-func openYard(b *testing.B, tenants int) *yard {
+func openYard(b testing.TB, tenants int) *yard {
 	b.Helper()
 	server, err := world.StartNATS(b.TempDir(), world.AsProcess(), world.WithSync(), world.WithMonitoring())
 	if err != nil {
@@ -66,8 +66,41 @@ func openYard(b *testing.B, tenants int) *yard {
 	return y
 }
 
-// employ starts a worker with a connection of its own.
-func (y *yard) worker(b *testing.B, cfg Config) *Consumer {
+// TestCheckupsAreReadAtOnce: every worker looks at what is known of all destinations every few minutes. A question for
+// each tenant would keep a broker busy for nothing.
+func TestCheckupsAreReadAtOnce(t *testing.T) {
+	t.Parallel()
+	const many = 200
+	y := openYard(t, 0)
+	c := y.worker(t, Config{})
+	for i := range many {
+		k := checkup{Checkup: Checkup{Result: contracts.CheckOK, At: time.Now().UTC()}}
+		if i%10 == 0 {
+			k.Result = contracts.CheckFailed
+		}
+		if err := c.writeCell(t.Context(), checkupKeyOf(fmt.Sprintf("t%d", i)), k, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.fleet.Delete(t.Context(), checkupKeyOf("t7")); err != nil {
+		t.Fatal(err)
+	}
+	before := y.account(t)
+	known, err := c.checkupsKnown(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := y.account(t)[1] - before[1]
+	if len(known) != many-1 || known["t10"].Result != contracts.CheckFailed || known["t11"].Result != contracts.CheckOK {
+		t.Errorf("%d cells are known: %+v", len(known), known)
+	}
+	if asked > many/10 {
+		t.Errorf("the server was asked %.0f things about %d tenants", asked, many)
+	}
+}
+
+// worker has a connection of its own.
+func (y *yard) worker(b testing.TB, cfg Config) *Consumer {
 	b.Helper()
 	nc := must(Connect(y.server.URL()))
 	b.Cleanup(nc.Close)
@@ -76,7 +109,7 @@ func (y *yard) worker(b *testing.B, cfg Config) *Consumer {
 }
 
 // account is what the server has done so far: s of CPU, messages in and out, bytes on its disk.
-func (y *yard) account(b *testing.B) (a [4]float64) {
+func (y *yard) account(b testing.TB) (a [4]float64) {
 	b.Helper()
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, children := range tasks {
