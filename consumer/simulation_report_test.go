@@ -132,7 +132,7 @@ func (r results) draw() ([]byte, error) {
 		at   time.Duration
 	}{{"a worker is killed", r.Night.Crash}, {"all are replaced", r.Night.Rollout}} {
 		if m.at > 0 && m.at.Minutes() < r.Minutes {
-			marks = append(marks, tick{Name: m.name, X: across(m.at.Minutes()), Y: 270 - 16*i, Text: int(left+wide*m.at.Minutes()/r.Minutes) + 6})
+			marks = append(marks, tick{Name: m.name, X: across(m.at.Minutes()), Y: 312 - 16*i, Text: int(left+wide*m.at.Minutes()/r.Minutes) + 6})
 		}
 	}
 	var out bytes.Buffer
@@ -142,7 +142,7 @@ func (r results) draw() ([]byte, error) {
 		"Description": "How much of each size was delivered when, and how busy slots and databases were.",
 		"Grid":        []tick{{Name: "100 %", Y: 60, Text: 64}, {Name: "50 %", Y: 170, Text: 174}, {Name: "0 %", Y: 280, Text: 284}, {Name: "100 %", Y: 320, Text: 324}, {Name: "0 %", Y: 420, Text: 424}},
 		"Times":       times, "Marks": marks, "Lines": all,
-		"Note": fmt.Sprintf("Simulated: %d workers with %d slots, %d databases, %.0f TB of CSV. Made by make simulation.", n.Workers, n.Slots, n.Databases, r.GB/1000),
+		"Note": fmt.Sprintf("Simulated: %d workers with %d slots, %d database servers, %.0f GB of CSV. Made by make simulation.", n.Workers, n.Slots, n.Databases, r.GB),
 	})
 	return out.Bytes(), err
 }

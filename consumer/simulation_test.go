@@ -285,6 +285,7 @@ func (n *night) sample(over context.Context, began time.Time) {
 		}
 		n.mu.Unlock()
 		n.pipes.mu.Lock()
+		n.pipes.turn()
 		moved := 0.0
 		for _, d := range n.pipes.databases {
 			moved += d.moved
