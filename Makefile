@@ -61,6 +61,7 @@ image: ## Build the container image into bin/image, without a container engine.
 
 .PHONY: manifests
 manifests: ## Check the Kubernetes manifests against the API's own schemas.
+	@mkdir -p bin
 	@set -e; for overlay in base dev production; do \
 		$(GO) run $(KUSTOMIZE) build deploy/kubernetes/$$overlay >bin/$$overlay.yaml; \
 		echo "deploy/kubernetes/$$overlay"; \
