@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // ahead is a sequential face over jobs that several goroutines work on at once: pieces come out in the order
@@ -33,6 +34,7 @@ type piece[J, R any] struct {
 	// Written by the worker before blocks is closed, read by others after it.
 	result R
 	err    error
+	work   work
 }
 
 // block is the unit in which bytes change goroutines.
@@ -86,7 +88,10 @@ func (a *ahead[J, R]) run(worker int, p *piece[J, R]) {
 		}
 	}()
 	w := &blockWriter{ctx: a.ctx, to: p.blocks}
-	if p.result, p.err = a.do(a.ctx, worker, p.job, w); p.err == nil {
+	p.work.began = time.Now()
+	p.result, p.err = a.do(a.ctx, worker, p.job, w)
+	p.work.ended, p.work.stalled = time.Now(), w.stalled
+	if p.err == nil {
 		p.err = w.flush()
 	}
 }
@@ -156,6 +161,8 @@ type blockWriter struct {
 	ctx context.Context
 	to  chan<- *block
 	b   *block
+
+	stalled time.Duration // nobody took what was written
 }
 
 func (w *blockWriter) Write(p []byte) (int, error) {
@@ -179,6 +186,14 @@ func (w *blockWriter) flush() error {
 	if w.b == nil {
 		return nil
 	}
+	select {
+	case w.to <- w.b:
+		w.b = nil
+		return nil
+	default:
+	}
+	began := time.Now()
+	defer func() { w.stalled += time.Since(began) }()
 	select {
 	case w.to <- w.b:
 		w.b = nil

@@ -10,16 +10,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/jackc/pgx/v5"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
-
-var tracer = otel.Tracer("github.com/snapfleet/snapfleet/exporter")
 
 // Exporter opens snapshots of the schemas of some databases. It is safe for concurrent use, and holds nothing
 // open itself.
@@ -47,8 +43,8 @@ const openTries = 5
 // bool that a standby could not be read in peace, here or in whatever is read of the snapshot later. ctx is the life of the snapshot, not only of the call;
 // whoever opens a snapshot also closes it.
 func (e *Exporter) Open(ctx context.Context, a contracts.Attempt) (_ *Snapshot, err error) {
-	_, span := tracer.Start(ctx, "open snapshot", trace.WithAttributes(
-		attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", a.Tenant.Schema)))
+	outer := trace.SpanFromContext(ctx)
+	ctx, span := tracer.Start(ctx, "open snapshot", trace.WithAttributes(ofDatabase(a)...))
 	defer func() { endSpan(span, err) }()
 
 	s, err := e.openSomewhere(ctx, a)
@@ -57,6 +53,7 @@ func (e *Exporter) Open(ctx context.Context, a contracts.Attempt) (_ *Snapshot, 
 	}
 	span.SetAttributes(attribute.Int("snapfleet.tables", len(s.tables)), attribute.Int("snapfleet.attachments", len(s.files)),
 		attribute.Int("snapfleet.connections", len(s.siblings)), attribute.Int("snapfleet.tries", s.tries))
+	s.ctx = trace.ContextWithSpan(s.ctx, outer) // what is read of it later is no part of this
 	return s, nil
 }
 
@@ -77,18 +74,13 @@ func (e *Exporter) openOn(ctx context.Context, a contracts.Attempt, on *server) 
 	}
 }
 
-func endSpan(span trace.Span, err error) {
-	if err != nil {
-		span.RecordError(err)
-		span.SetStatus(codes.Error, "")
-	}
-	span.End()
-}
-
 // open is one try. What it leaves behind when it fails is closed by the caller.
 func (s *Snapshot) open() (err error) {
 	e, ctx := s.exporter, s.ctx
-	if s.holder, err = s.server.connect(ctx, sessionName(s.attempt)); err != nil {
+	span := s.ask("connect")
+	s.holder, err = s.server.connect(ctx, sessionName(s.attempt))
+	endSpan(span, err)
+	if err != nil {
 		return err
 	}
 	if s.attempt.Request.Wants(contracts.Tables) {
@@ -186,8 +178,9 @@ func (s *Snapshot) list() (*catalog, error) {
 
 // look ends what older attempts have left, and lists and checks the schema, in a transaction that is over when it
 // returns.
-func (s *Snapshot) look() (*catalog, error) {
-	ctx := s.ctx
+func (s *Snapshot) look() (_ *catalog, err error) {
+	ctx, span := s.ctx, s.ask("look at tables")
+	defer func() { endSpan(span, err) }()
 	if err := exec(ctx, s.holder, begin+s.exporter.settings()); err != nil {
 		return nil, failed(ctx, err, "begin to look at the tables")
 	}
@@ -226,12 +219,14 @@ func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 	start := begin + s.exporter.settings()
 	if c == nil {
 		err = failed(ctx, exec(ctx, s.holder, start), "begin the snapshot")
-	} else if err = lockTables(ctx, s.holder, start+"; ", c.schema, c.locked(), ""); err != nil {
-		err = lockFailed(ctx, err)
+	} else {
+		err = s.lock(c, start)
 	}
 	if err != nil {
 		return o, err
 	}
+	span := s.ask("take snapshot")
+	defer func() { endSpan(span, err) }()
 	var version int
 	var slot *int32 // not before the instant: to ask for it is a query, which would take it
 	err = s.holder.QueryRow(ctx, `SELECT pg_export_snapshot(), clock_timestamp(), current_setting('server_version'), current_setting('server_version_num')::int4,
@@ -245,6 +240,16 @@ func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 	}
 	s.taken.At, s.taken.XID, s.taken.Standby = s.taken.At.UTC(), s.instant.XID, s.instant.Standby
 	return o, s.server.taken(slot)
+}
+
+// lock begins the transaction of the snapshot, and locks the tables of c.
+func (s *Snapshot) lock(c *catalog, start string) (err error) {
+	span := s.ask("lock tables")
+	defer func() { endSpan(span, err) }()
+	if err := lockTables(s.ctx, s.holder, start+"; ", c.schema, c.locked(), ""); err != nil {
+		return lockFailed(s.ctx, err)
+	}
+	return nil
 }
 
 // lockFailed tells apart why a table could not be locked.
@@ -296,13 +301,15 @@ func (s *Snapshot) worthwhile(sizes map[uint32]storage) int64 {
 // openSiblings opens the connections that read: as many as have enough to do, and as the database has room for. Each
 // locks every table at once, although the holder has: a lock that is asked for later would queue behind somebody who
 // waits to alter the table, who waits for us.
-func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) error {
+func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) (err error) {
 	if !regexp.MustCompile(`^[0-9A-Fa-f-]+$`).MatchString(from.snapshot) {
 		return errors.New("the server calls its snapshot by a strange name")
 	}
 	if wanted == 0 {
 		return nil
 	}
+	span := s.ask("open readers")
+	defer func() { endSpan(span, err) }()
 	tables := c.tables()
 	if fit := from.locks*3/2/int64(len(tables)) - 1; fit < wanted { // there is room for two holders of each lock
 		wanted = max(1, fit)
@@ -321,7 +328,7 @@ func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) error {
 			return err
 		})
 	}
-	err := group.Wait()
+	err = group.Wait()
 	s.siblings = slices.DeleteFunc(siblings, func(conn *pgx.Conn) bool { return conn == nil })
 	return err
 }

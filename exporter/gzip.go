@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"time"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -86,6 +87,7 @@ type deflater struct {
 	level, huffman *flate.Writer
 	w              outCounter // where the piece goes
 	sum            sum
+	took           time.Duration
 
 	plain bool  // the current segment is only Huffman-coded
 	in    int   // bytes of the current segment
@@ -125,6 +127,8 @@ func (d *deflater) reset(w io.Writer) {
 }
 
 func (d *deflater) Write(p []byte) (int, error) {
+	began := time.Now()
+	defer func() { d.took += time.Since(began) }()
 	d.sum.crc = crc32.Update(d.sum.crc, crc32.IEEETable, p)
 	d.sum.size += int64(len(p))
 	for rest := p; len(rest) > 0; {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -364,7 +365,7 @@ func TestAnotherServer(t *testing.T) {
 	tn.noSessions()
 }
 
-// TestSpans: one for the snapshot and one for each table, with no row in them.
+// TestSpans: one for each thing that the database is asked for, and one for each table, with no row in them.
 func TestSpans(t *testing.T) { // not parallel: the tracer is global
 	recorder := tracetest.NewSpanRecorder()
 	before := tracer
@@ -374,14 +375,27 @@ func TestSpans(t *testing.T) { // not parallel: the tracer is global
 	tn.export(Config{})
 	var names []string
 	for _, s := range recorder.Ended() {
+		if s.Name() == "copy table" && (s.EndTime().Before(s.StartTime()) || s.Parent().SpanID() != reading(recorder)) {
+			t.Errorf("a table is read from %v to %v, by %v", s.StartTime(), s.EndTime(), s.Parent().SpanID())
+		}
 		names = append(names, s.Name())
 		if text := fmt.Sprint(s.Attributes(), s.Events()); strings.Contains(text, "SECRET") {
 			t.Errorf("%s: %s", s.Name(), text)
 		}
 	}
-	if got := strings.Join(names, ", "); got != "open snapshot, export table, export table" {
+	if got := strings.Join(names, ", "); got != "connect, look at tables, lock tables, take snapshot, open readers, open snapshot, copy table, copy table, read tables" {
 		t.Errorf("spans: %s", got)
 	}
+}
+
+// reading is the span that the tables are read in.
+func reading(spans *tracetest.SpanRecorder) (id trace.SpanID) {
+	for _, s := range spans.Ended() {
+		if s.Name() == "read tables" {
+			id = s.SpanContext().SpanID()
+		}
+	}
+	return id
 }
 
 // exportQuietly is export for other goroutines than the test's.

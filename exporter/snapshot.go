@@ -103,9 +103,11 @@ func (s *Snapshot) Tables() contracts.Archive {
 			yield(contracts.Member{}, err)
 			return
 		}
+		ctx, span := tracer.Start(s.ctx, "read tables", trace.WithAttributes(attribute.Int("snapfleet.tables", len(s.tables))))
+		defer span.End()
 		defer pieces.stop(errClosed)
 		for _, t := range s.tables {
-			w := &tableWriter{snapshot: s, table: t, pieces: pieces, left: len(t.chunks)}
+			w := &tableWriter{snapshot: s, table: t, pieces: pieces, left: len(t.chunks), trace: ctx}
 			if !yield(contracts.Member{Name: t.file, Of: t.Name, Size: -1, ModTime: s.taken.At, Write: w.write}, nil) {
 				return
 			}
@@ -164,17 +166,17 @@ type tableWriter struct {
 	pieces   *ahead[chunk, copied]
 	left     int // chunks not yet written
 	done     bool
+
+	trace context.Context // has the span that the table's is a part of
+	spent copying
 }
 
 func (t *tableWriter) write(ctx context.Context, w io.Writer, room int64) (p contracts.Piece, err error) {
-	ctx, span := tracer.Start(ctx, "export table", trace.WithAttributes(
-		attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", t.snapshot.attempt.Tenant.Schema),
-		attribute.String("db.collection.name", t.table.Name)))
 	defer func() {
-		span.SetAttributes(attribute.Int64("snapfleet.rows", p.Rows))
-		endSpan(span, err)
+		if err != nil || !p.More {
+			t.spent.tell(t.trace, t.table, t.snapshot.attempt, err)
+		}
 	}()
-
 	gz, err := newJoiner(w)
 	if err == nil && t.snapshot.attempt.Format() == contracts.CSV {
 		err = gz.text(header(t.table.Columns))
@@ -196,6 +198,7 @@ func (t *tableWriter) write(ctx context.Context, w io.Writer, room int64) (p con
 		}
 		gz.add(done.sum)
 		p.Rows += done.rows
+		t.spent.add(piece.work, done)
 	}
 	if err := gz.finish(); err != nil {
 		return p, fmt.Errorf("write table %q: %w", t.table.Name, err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -206,7 +207,9 @@ func (cut ranges) chunks(whole chunk, r *relation, size storage) []chunk {
 // copied is what a chunk turned out to hold.
 type copied struct {
 	sum
-	rows int64
+	rows      int64
+	deflated  int64         // bytes that are left of it
+	deflating time.Duration // with the time in which nobody took what was deflated
 }
 
 // reader copies chunks over one connection. It is not safe for concurrent use.
@@ -240,6 +243,7 @@ func (r *reader) copy(ctx context.Context, c chunk, w io.Writer) (done copied, e
 		return done, fmt.Errorf("copy table %q: its schema was renamed meanwhile", c.table.Name)
 	}
 	done.sum, err = r.deflate.end()
+	done.deflated, done.deflating = r.deflate.w.n, r.deflate.took
 	return done, err
 }
 
