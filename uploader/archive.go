@@ -254,6 +254,7 @@ func (p *packer) startVolume(name string) (context.Context, trace.Span) {
 func (p *packer) open(ctx context.Context, span trace.Span, v *volume) {
 	v.group, v.ctx = errgroup.WithContext(ctx)
 	v.span, v.moved = span, p.moved
+	v.batches.first = len(v.parts) + 1
 	v.store, v.free, v.partBytes, v.maxParts = p.store, p.free, p.cfg.PartBytes, p.cfg.MaxParts
 	if t := p.trail; t != nil {
 		v.full = func(part *part) { t.cut(part, v.mark()) }
@@ -285,8 +286,9 @@ func (p *packer) close() error {
 // finish waits until every part of the volume has been acknowledged, or one has failed.
 func (v *volume) finish() error {
 	err := v.group.Wait()
+	v.batches.end()
 	v.span.SetAttributes(attribute.Int64("snapfleet.bytes", v.size), attribute.Int("snapfleet.parts", len(v.parts)),
-		attribute.Int("snapfleet.files", len(v.files)))
+		attribute.Int("snapfleet.files", len(v.files)), attribute.Float64("snapfleet.waited.seconds", v.waited.Seconds()))
 	endSpan(v.span, err)
 	return err
 }

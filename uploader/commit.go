@@ -25,7 +25,7 @@ const completing = 4
 // left to do. Success runs the same code as recovery. Both return [ErrUploadLost] when an upload is gone and its
 // object is not there, a [contracts.Rejection] of DestinationTaken when somebody else's object has one of our names.
 func (u *Uploader) Complete(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (err error) {
-	ctx, span := start(ctx, "complete", a)
+	ctx, span := start(ctx, "complete volumes", a)
 	defer func() { endSpan(span, err) }()
 	c, err := u.commit(ctx, a, r)
 	if err != nil {
@@ -41,7 +41,7 @@ func (u *Uploader) Complete(ctx context.Context, a contracts.Attempt, r contract
 
 // Seal writes manifest.json, when every volume has been seen with its size and checksum.
 func (u *Uploader) Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (err error) {
-	ctx, span := start(ctx, "seal", a)
+	ctx, span := start(ctx, "write manifest", a)
 	defer func() { endSpan(span, err) }()
 	c, err := u.commit(ctx, a, r)
 	if err != nil {

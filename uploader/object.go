@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/minio/crc64nvme"
 	"golang.org/x/sync/errgroup"
@@ -29,6 +30,9 @@ type object struct {
 
 	// full is told of each part when its last byte is written, and before it leaves. Nil: nobody is.
 	full func(*part)
+
+	batches batches       // the spans of the parts
+	waited  time.Duration // until there was a buffer
 }
 
 // part is one part of an object. It leaves when it is full and owes nothing.
@@ -128,13 +132,29 @@ func (o *object) room() error {
 	if len(o.parts) == o.maxParts {
 		return tooLarge(o.upload.Name, o.maxParts)
 	}
+	buf, err := o.buffer()
+	if err != nil {
+		return err
+	}
+	o.cur = &part{number: len(o.parts) + 1, offset: o.size, buf: buf[:0]}
+	o.parts = append(o.parts, o.cur)
+	return nil
+}
+
+// buffer waits for one.
+func (o *object) buffer() ([]byte, error) {
 	select {
 	case buf := <-o.free:
-		o.cur = &part{number: len(o.parts) + 1, offset: o.size, buf: buf[:0]}
-		o.parts = append(o.parts, o.cur)
-		return nil
+		return buf, nil
+	default:
+	}
+	began := time.Now()
+	defer func() { o.waited += time.Since(began) }()
+	select {
+	case buf := <-o.free:
+		return buf, nil
 	case <-o.ctx.Done():
-		return context.Cause(o.ctx)
+		return nil, context.Cause(o.ctx)
 	}
 }
 
@@ -169,14 +189,16 @@ func (o *object) release(p *part) {
 	if !p.full || p.owes > 0 {
 		return
 	}
+	ctx, sent := o.batches.leaves(o.ctx, p.number)
 	o.group.Go(func() error {
 		p.size = int64(len(p.buf))
 		p.crc = crc64nvme.Checksum(p.buf)
-		sent, err := o.store.put(o.ctx, o.upload, p.number, p.offset, p.buf, p.crc)
+		answer, err := o.store.put(ctx, o.upload, p.number, p.offset, p.buf, p.crc)
+		sent(p.size, err)
 		if err != nil {
 			return err
 		}
-		p.sent = sent
+		p.sent = answer
 		p.there.Store(true)
 		o.free <- p.buf
 		p.buf = nil

@@ -29,7 +29,7 @@ func endSpan(span trace.Span, err error) {
 }
 
 // traced adds a client span to every request of an SDK client, under OpenTelemetry's names. Parts have
-// none: a volume has thousands, all alike, and is a span itself; a part that fails is an event of that.
+// none: a volume has thousands, all alike. A batch of them has one; a part that fails is an event of that.
 func traced(stack *middleware.Stack) error {
 	return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("snapfleet.trace",
 		func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {

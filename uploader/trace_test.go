@@ -60,7 +60,7 @@ func TestTrace(t *testing.T) {
 		}
 	}
 	for name, n := range map[string]int{
-		"preflight": 1, "upload volume": 2, "complete": 1, "seal": 1, "S3.CompleteMultipartUpload": 2,
+		"preflight": 1, "upload volume": 2, "upload parts": 2, "complete volumes": 1, "write manifest": 1, "S3.CompleteMultipartUpload": 2,
 		"S3.CreateMultipartUpload": 3, "S3.PutObject": 1, "STS.AssumeRole": 4, "S3.UploadPart": 0,
 	} {
 		if names[name] != n {
