@@ -100,6 +100,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 		switch {
 		case err == nil:
 			// From here on the job is ours, until a heartbeat fails.
+			noteOwner(ctx, r)
 			l = hold(job, c.records, key, m, c.cfg, next, written, began)
 			l.seat = chair
 			return l, fate{}

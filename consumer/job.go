@@ -23,6 +23,7 @@ func (c *Consumer) serve(ctx context.Context, m message) {
 
 // process is the whole story of one message.
 func (c *Consumer) process(ctx context.Context, m message) fate {
+	began := time.Now()
 	req, table, err := asked(m.Subject(), m.Data(), m.Published())
 	if err == nil && req.Tenant != m.Tenant() {
 		err = contracts.Reject(contracts.InvalidRequest, "the request is for tenant %s, the subject for %.80q", req.Tenant, m.Tenant())
@@ -42,6 +43,9 @@ func (c *Consumer) process(ctx context.Context, m message) fate {
 	defer l.seat.leave()
 	defer l.rest()
 	c.noteClaim(ctx, l.record())
+	if l.record().Epoch == 1 {
+		c.noteWait(ctx, m, began)
+	}
 	for {
 		step, err := c.step(l)
 		if err == nil && step == "" {
@@ -385,7 +389,7 @@ func fateOf(r record) fate {
 
 // settle tells the queue. Nothing depends on its being heard: a message that comes again finds the record.
 func (c *Consumer) settle(ctx context.Context, m message, f fate) {
-	ctx, span := c.startSettle(ctx, f)
+	ctx, span := c.startSettle(ctx, m, f)
 	defer span.End()
 	ctx = context.WithoutCancel(ctx)
 	var tell func(context.Context) error

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
@@ -19,6 +21,12 @@ import (
 )
 
 const scope = "github.com/snapfleet/snapfleet/consumer"
+
+// The members of the baggage that a request, its job's spans, and its outcome have.
+const (
+	BaggageTenant = "snapfleet.tenant"
+	BaggageJob    = "snapfleet.job"
+)
 
 // meters are the instruments of a worker. Names and units follow OpenTelemetry's conventions; no label has
 // a value that a tenant could choose.
@@ -95,9 +103,10 @@ func (l *lateness) note(overdue int, oldest time.Duration) {
 
 func tracer() trace.Tracer { return otel.Tracer(scope) }
 
-// startJob continues the publisher's trace.
+// startJob continues the publisher's trace. Whatever else the publisher sends along ends here: what a job carries on is
+// set by who has checked it.
 func (c *Consumer) startJob(ctx context.Context, m message) (context.Context, trace.Span) {
-	ctx = otel.GetTextMapPropagator().Extract(ctx, m.Header())
+	ctx = propagation.TraceContext{}.Extract(ctx, m.Header())
 	return tracer().Start(ctx, "process snapshot request", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 		attribute.String("messaging.system", "nats"),
 		attribute.String("messaging.operation.type", "process"),
@@ -117,7 +126,36 @@ func (c *Consumer) nameJob(ctx context.Context, req contracts.Request) context.C
 		log = log.Str("trace_id", sc.TraceID().String())
 	}
 	l := log.Logger()
-	return l.WithContext(ctx)
+	return l.WithContext(WithBaggage(ctx, req))
+}
+
+// WithBaggage makes everything that is done for the request say whose it is, here and wherever its messages go: the
+// members snapfleet.tenant and snapfleet.job, of a request that is valid. There are no others.
+func WithBaggage(ctx context.Context, req contracts.Request) context.Context {
+	var b baggage.Baggage
+	for key, value := range map[string]string{BaggageTenant: req.Tenant, BaggageJob: req.Job} {
+		m, err := baggage.NewMemberRaw(key, value)
+		if err == nil {
+			b, err = b.SetMember(m)
+		}
+		if err != nil { // a name that cannot be carried: nobody finds the job by it
+			otel.Handle(fmt.Errorf("baggage of job %s of tenant %s: %w", req.Job, req.Tenant, err))
+		}
+	}
+	return baggage.ContextWithBaggage(ctx, b)
+}
+
+// noteWait makes a span of the time in which a request that is claimed for the first time lay in the queue. It stands
+// beside the job's, under the publisher's: without one, the job's own span has to tell.
+func (c *Consumer) noteWait(ctx context.Context, m message, until time.Time) {
+	publisher := propagation.TraceContext{}.Extract(ctx, m.Header())
+	if since := m.Published(); trace.SpanContextFromContext(publisher).IsRemote() && since.Before(until) { // the broker's clock
+		_, span := tracer().Start(publisher, "wait in queue", trace.WithTimestamp(since), trace.WithAttributes(
+			attribute.String("messaging.system", "nats"),
+			attribute.String("messaging.destination.name", contracts.RequestStream),
+			attribute.Int64("snapfleet.delivered", int64(min(m.Delivered(), 1<<62)))))
+		span.End(trace.WithTimestamp(until))
+	}
 }
 
 // noteClaim logs, counts, and links a later attempt to the trace of the first one.
@@ -134,6 +172,13 @@ func (c *Consumer) noteClaim(ctx context.Context, r record) {
 		c.meters.waited.Record(ctx, max(0, time.Since(r.Request.RequestedAt).Seconds()))
 	}
 	c.log(ctx).Info().Str("state", string(r.State)).Int("attempt", r.Attempt).Uint64("epoch", r.Epoch).Msg("job claimed")
+}
+
+// noteOwner says whose the job was until now, if it is taken over.
+func noteOwner(ctx context.Context, r record) {
+	if r.Owner != "" {
+		trace.SpanFromContext(ctx).SetAttributes(attribute.String("snapfleet.taken_over_from", r.Worker))
+	}
 }
 
 // endClaim says what came of it: a hold on the job, or the message's fate.
@@ -172,7 +217,10 @@ func endStep(span trace.Span, err error) {
 	span.End()
 }
 
-func (c *Consumer) startSettle(ctx context.Context, f fate) (context.Context, trace.Span) {
+func (c *Consumer) startSettle(ctx context.Context, m message, f fate) (context.Context, trace.Span) {
+	if req, _, err := asked(m.Subject(), m.Data(), m.Published()); err == nil {
+		ctx = WithBaggage(ctx, req)
+	}
 	return tracer().Start(ctx, f.end.String(), trace.WithAttributes(
 		attribute.String("messaging.operation.type", "settle"), attribute.String("snapfleet.delay", strconv.FormatFloat(f.delay.Seconds(), 'f', 1, 64)+"s")))
 }
@@ -221,6 +269,7 @@ func traceOf(ctx context.Context) (id, parent string) {
 func traceHeader(ctx context.Context) nats.Header {
 	header := contracts.Header{}
 	propagation.TraceContext{}.Inject(ctx, header)
+	propagation.Baggage{}.Inject(ctx, header)
 	return nats.Header(header)
 }
 

@@ -139,10 +139,10 @@ func TestAsyncAPIMessages(t *testing.T) {
 		}
 	}
 	for name, headers := range map[string][]string{
-		"request":    {"Nats-Msg-Id", "traceparent", "tracestate"},
-		"outcome":    {"traceparent", "tracestate"},
-		"notice":     {"traceparent", "tracestate"},
-		"deadLetter": {contracts.HeaderCode, contracts.HeaderReason, contracts.HeaderJob, contracts.HeaderDigest, "traceparent", "tracestate"},
+		"request":    {"Nats-Msg-Id", "traceparent", "tracestate", "baggage"},
+		"outcome":    {"traceparent", "tracestate", "baggage"},
+		"notice":     {"traceparent", "tracestate", "baggage"},
+		"deadLetter": {contracts.HeaderCode, contracts.HeaderReason, contracts.HeaderJob, contracts.HeaderDigest, "traceparent", "tracestate", "baggage"},
 	} {
 		got := slices.Sorted(maps.Keys(messages[name].(node)["headers"].(node)["properties"].(node)))
 		if slices.Sort(headers); !slices.Equal(got, headers) {

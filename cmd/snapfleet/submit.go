@@ -109,6 +109,7 @@ func (c *console) tracing(ctx context.Context) (stop func(), err error) {
 // publish starts the trace that follows the job to its end: its root span is ours. repeated says that the job was asked
 // for before, and that nothing was published.
 func publish(ctx context.Context, jobs *consumer.Jobs, verb string, request contracts.Request) (repeated bool, err error) {
+	ctx = consumer.WithBaggage(ctx, request)
 	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, verb+" "+contracts.RequestSubjects,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 			attribute.String("messaging.system", "nats"),

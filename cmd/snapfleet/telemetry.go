@@ -9,13 +9,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/contrib/processors/baggagecopy"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/snapfleet/snapfleet/consumer"
 )
 
 // telemetry is the process's traces and metrics. The packages below find both through OpenTelemetry's
@@ -29,15 +33,21 @@ type telemetry struct {
 
 // startTraces installs a tracer. It exports where the OTEL_ variables say; without them it still gives every
 // job a trace id, which ties the lines of the log together.
-func startTraces(ctx context.Context) (*telemetry, error) {
+//
+// Each span of a job has its tenant and job, by the baggage that the job has, and so is found by them.
+func startTraces(ctx context.Context, who ...attribute.KeyValue) (*telemetry, error) {
 	res, err := resource.New(ctx,
 		resource.WithAttributes(attribute.String("service.name", "snapfleet"), attribute.String("service.version", buildVersion())),
+		resource.WithAttributes(who...),
 		resource.WithTelemetrySDK(), resource.WithHost(), resource.WithProcessPID(),
 		resource.WithFromEnv()) // last: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win
 	if err != nil && !errors.Is(err, resource.ErrPartialResource) && !errors.Is(err, resource.ErrSchemaURLConflict) {
 		return nil, fmt.Errorf("describe this process to OpenTelemetry: %w", err)
 	}
-	opts := []trace.TracerProviderOption{trace.WithResource(res)}
+	whose := baggagecopy.NewSpanProcessor(func(m baggage.Member) bool {
+		return m.Key() == consumer.BaggageTenant || m.Key() == consumer.BaggageJob
+	})
+	opts := []trace.TracerProviderOption{trace.WithResource(res), trace.WithSpanProcessor(whose)}
 	if tracesWanted() {
 		exporter, err := autoexport.NewSpanExporter(ctx)
 		if err != nil {
@@ -51,9 +61,9 @@ func startTraces(ctx context.Context) (*telemetry, error) {
 	return t, nil
 }
 
-// startTelemetry installs a meter, too, which Prometheus scrapes.
-func startTelemetry(ctx context.Context) (*telemetry, error) {
-	t, err := startTraces(ctx)
+// startTelemetry is a worker's: it installs a meter, too, which Prometheus scrapes.
+func startTelemetry(ctx context.Context, worker string) (*telemetry, error) {
+	t, err := startTraces(ctx, attribute.String("service.instance.id", worker))
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ s3:ListBucket there, too, many attachments take half the requests.
 func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err error) {
 	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may leave; the jobs go on
 	log := w.logger(c.err, c.errTTY)
-	telemetry, err := startTelemetry(ctx)
+	telemetry, err := startTelemetry(ctx, w.name())
 	if err != nil {
 		return err
 	}
