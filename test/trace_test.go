@@ -278,7 +278,10 @@ func TestOneTrace(t *testing.T) {
 		if s.Status.GetCode() == tracev1.Status_STATUS_CODE_ERROR {
 			t.Errorf("%s: %s", s.Name, s.Status.Message)
 		}
-		if s.Name == "export table" {
+		if attrs["snapfleet.tenant"] != f.tenant || attrs["snapfleet.job"] != "job" {
+			t.Errorf("%s is of job %q of tenant %q", s.Name, attrs["snapfleet.job"], attrs["snapfleet.tenant"])
+		}
+		if s.Name == "copy table" {
 			tables[attrs["db.collection.name"]] = attrs["snapfleet.rows"]
 		}
 		if s.process["service.name"] != "snapfleet" || s.process["service.version"] == "" {
@@ -287,20 +290,27 @@ func TestOneTrace(t *testing.T) {
 	}
 	for edge, n := range map[string]int{
 		"submit snapshot.request.*":                            1,
+		"submit snapshot.request.* > wait in queue":            1,
 		"submit snapshot.request.* > process snapshot request": 1,
 		"process snapshot request > claim":                     1,
 		"process snapshot request > prepare":                   1,
 		"prepare > preflight":                                  1,
 		"prepare > open snapshot":                              1,
+		"open snapshot > connect":                              1,
+		"open snapshot > look at tables":                       1,
+		"open snapshot > lock tables":                          1,
+		"open snapshot > take snapshot":                        1,
+		"prepare > read tables":                                1,
+		"read tables > copy table":                             3,
 		"prepare > upload volume":                              2,
-		"upload volume > export table":                         3,
+		"upload volume > upload parts":                         2,
 		"prepare > plan attachments":                           1,
 		"process snapshot request > complete":                  1,
-		"complete > complete":                                  1, // the consumer's, and what the uploader does in it
-		"complete > S3.CompleteMultipartUpload":                2,
+		"complete > complete volumes":                          1,
+		"complete volumes > S3.CompleteMultipartUpload":        2,
 		"process snapshot request > seal":                      1,
-		"seal > seal":                                          1,
-		"seal > S3.PutObject":                                  1,
+		"seal > write manifest":                                1,
+		"write manifest > S3.PutObject":                        1,
 		"process snapshot request > announce":                  1,
 		"announce > send snapshot.outcome.*.*":                 1,
 		"process snapshot request > ack":                       1,
