@@ -98,12 +98,13 @@ func (s *Snapshot) Tables() contracts.Archive {
 		if len(s.tables) == 0 {
 			return
 		}
+		ctx, span := tracer.Start(s.ctx, "read tables", trace.WithAttributes(attribute.Int("snapfleet.tables", len(s.tables))))
 		pieces, err := s.readTables()
 		if err != nil {
+			endSpan(span, err)
 			yield(contracts.Member{}, err)
 			return
 		}
-		ctx, span := tracer.Start(s.ctx, "read tables", trace.WithAttributes(attribute.Int("snapfleet.tables", len(s.tables))))
 		defer span.End()
 		defer pieces.stop(errClosed)
 		for _, t := range s.tables {

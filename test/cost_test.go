@@ -62,6 +62,12 @@ const (
 	wantTripsPerTable = 1
 )
 
+// How many spans its trace has beyond that, and for each table. deploy/traces.md says so, too.
+const (
+	wantSpans         = 33
+	wantSpansPerTable = 1
+)
+
 // overheard is what a worker says to the broker and to the database.
 type overheard struct {
 	mu       sync.Mutex
@@ -91,6 +97,8 @@ func TestCost(t *testing.T) {
 		fmt.Fprintf(&script, `CREATE TABLE frugal_small.t%02d AS SELECT n AS id, md5(n::text) AS word FROM generate_series(1, 10) n;`, i)
 	}
 	f := newFleet(t, "frugal_small", sql(script.String()))
+	spans := collect(t)
+	f.env = append(f.env, spans.environ()...)
 	wire, said := &world.Wire{}, &overheard{}
 	t.Cleanup(wire.Close)
 	wire.Inject(world.Fault{Match: said.hear})
@@ -108,7 +116,7 @@ func TestCost(t *testing.T) {
 
 	start := len(said.since(0))
 	f.submit("second", "--only=tables")
-	f.delivered("second")
+	second := f.delivered("second")
 	var heard []world.Message
 	var job, next []string
 	f.eventually("the worker waits for its next job", func() error {
@@ -140,6 +148,17 @@ func TestCost(t *testing.T) {
 		t.Errorf("%d sessions of the database, want 1, and %d round trips, at the most %d", sessions, trips, most)
 	}
 	t.Logf("%d round trips to the database", trips)
+	f.eventually("the trace is sent", func() error {
+		told := spans.trace(second.TraceID)
+		if !slices.ContainsFunc(told, func(s span) bool { return s.Name == "process snapshot request" }) {
+			return fmt.Errorf("%d spans so far", len(told))
+		}
+		if most := wantSpans + smallTables*wantSpansPerTable; len(told) > most {
+			t.Errorf("%d spans, at the most %d:\n%s", len(told), most, tree(told))
+		}
+		return nil
+	})
+	t.Logf("%d spans", len(spans.trace(second.TraceID)))
 
 	start = len(said.since(0))
 	time.Sleep(3 * time.Second) // real time, because it is real silence that is listened to
