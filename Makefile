@@ -30,9 +30,9 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## See it work: the whole system on this machine. Your data: make demo DATABASE_URL=... SCHEMA=...
+demo: $(if $(TRACE),bin/jaeger) ## See it work: the whole system on this machine. Your data: make demo DATABASE_URL=... SCHEMA=... With Jaeger: TRACE=1
 	$(GO) build -o bin/demo ./cmd/demo
-	@./bin/demo
+	@./bin/demo $(if $(TRACE),--jaeger=bin/jaeger)
 
 .PHONY: test
 test: ## Run every test, with the race detector, against real servers. One package: make test PKG=./uploader
@@ -115,6 +115,19 @@ bench-growth: ## Show how cost grows with bytes and tables, and what attachments
 	@test/install.sh
 	@mkdir -p bin
 	$(GO) run ./test/bench --rounds=0 --growth --attachments --json=bin/bench-growth.json $(BENCHFLAGS)
+
+# The real Jaeger, in a module of its own: see test/jaeger/go.mod.
+bin/jaeger: test/jaeger/go.mod test/jaeger/go.sum
+	@echo "Building Jaeger, once: 316 modules, some three minutes on two cores that have nothing else to do."
+	@mkdir -p bin
+	$(GO) build -C test/jaeger -ldflags '-s -w' -o ../../bin/jaeger github.com/jaegertracing/jaeger/cmd/jaeger
+	@touch $@
+
+.PHONY: trace
+trace: bin/jaeger ## Show that the real Jaeger understands a delivery's trace. It builds Jaeger, once.
+	@test/install.sh
+	$(GO) vet -tags jaeger ./test
+	$(GO) test -tags jaeger ./test -run '^TestJaeger' -v -count 1
 
 .PHONY: microbench
 microbench: ## Run every Go benchmark.

@@ -38,6 +38,7 @@ type demo struct {
 	reader   bucket.User
 	fleet    *fleet
 	workers  []*workerProcess
+	jaeger   *world.Jaeger // nil: nobody wants traces
 }
 
 // run is the whole story.
@@ -62,13 +63,17 @@ func (d *demo) run(ctx context.Context) (err error) {
 		{"S3 and STS", d.startStore},
 		{"PostgreSQL", d.startPostgres},
 		{"a tenant", d.loadTenant},
+		{"Jaeger", d.startJaeger},
 		{"snapfleet", func(context.Context) (string, error) { return d.awaitBuild(built) }},
 	} {
+		if step.name == "Jaeger" && d.Jaeger == "" {
+			continue
+		}
 		if err := d.do(step.name, func() (string, error) { return step.do(ctx) }); err != nil {
 			return err
 		}
 	}
-	for _, step := range []func(context.Context) error{d.setUp, d.register, d.startWorkers, d.deliver, d.list, d.verify} {
+	for _, step := range []func(context.Context) error{d.setUp, d.register, d.startWorkers, d.deliver, d.list, d.verify, d.trace} {
 		if err := step(ctx); err != nil {
 			return d.explain(err)
 		}
@@ -143,6 +148,9 @@ func (d *demo) awaitBuild(built <-chan binary) (string, error) {
 		keep = append(keep, "PG")
 	}
 	d.fleet = &fleet{binary: b.path, dir: d.dir, out: d.w, env: append(cleanEnviron(keep...), "SNAPFLEET_NATS_URL="+d.nats.URL())}
+	if d.jaeger != nil {
+		d.fleet.env = append(d.fleet.env, d.jaeger.Environ()...)
+	}
 	return b.path, nil
 }
 
@@ -152,6 +160,14 @@ func (d *demo) startNATS(context.Context) (_ string, err error) {
 	}
 	d.onClose(func() error { d.nats.Stop(); return nil })
 	return "JetStream at " + d.nats.URL(), nil
+}
+
+func (d *demo) startJaeger(ctx context.Context) (_ string, err error) {
+	if d.jaeger, err = world.StartJaeger(ctx, d.Jaeger, d.dir); err != nil {
+		return "", err
+	}
+	d.onClose(func() error { d.jaeger.Stop(); return nil })
+	return "traces at " + d.jaeger.URL(), nil
 }
 
 // startStore starts the cloud: our account with the files, and the customer's with an empty bucket.
@@ -334,6 +350,21 @@ func (d *demo) list(ctx context.Context) error {
 
 func (d *demo) verify(ctx context.Context) error {
 	return d.command("verify", d.fleet.show, ctx, d.store.Environ(d.reader), "verify", d.delivery())
+}
+
+// trace says where the job's trace is to be seen.
+func (d *demo) trace(ctx context.Context) error {
+	if d.jaeger == nil {
+		return nil
+	}
+	if err := d.command("trace", d.fleet.show, ctx, nil, "status", d.tenant, d.job, "--trace-url="+d.jaeger.Trace("{trace_id}")); err != nil {
+		return err
+	}
+	fmt.Fprintln(d.w, "That page is the demo's own, and draws what the real Jaeger answers: Jaeger's interface is not in its Go module.")
+	if !*d.Keep {
+		fmt.Fprintln(d.w, "It ends with the demo. To look at it: ./bin/demo --keep --jaeger="+shellQuote(d.Jaeger))
+	}
+	return nil
 }
 
 // delivery is the customer's address of the job.

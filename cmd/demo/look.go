@@ -47,6 +47,9 @@ func (d *demo) lookFurther() error {
 		} {
 			fmt.Fprintf(d.w, "  %-20s %s\n", line[0], line[1])
 		}
+		if d.jaeger != nil {
+			fmt.Fprintf(d.w, "  %-20s %s\n", "every trace", d.jaeger.URL())
+		}
 	} else if d.Dir != "" {
 		d.title("What is left")
 		fmt.Fprintf(d.w, "  %s\n", d.dir)

@@ -22,6 +22,7 @@ type options struct {
 	Rows        float64 `default:"1" placeholder:"FACTOR" help:"How much to make up: 1 is 1.2 million rows, 0.01 is 12,000."`
 	Dir         string  `type:"path" placeholder:"DIR" help:"Folder for everything, which stays. Default: a temporary one, which does not."`
 	Snapfleet   string  `type:"existingfile" placeholder:"FILE" help:"The snapfleet binary. Default: it is built."`
+	Jaeger      string  `type:"existingfile" placeholder:"FILE" help:"A Jaeger binary, which \"make bin/jaeger\" builds. The job's trace is sent to it, and shown."`
 	Keep        *bool   `negatable:"" help:"At the end, keep everything running until Enter or Ctrl-C. Default: on a terminal, except under CI."`
 }
 
