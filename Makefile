@@ -126,8 +126,8 @@ bin/jaeger: test/jaeger/go.mod test/jaeger/go.sum
 .PHONY: trace
 trace: bin/jaeger ## Show that the real Jaeger understands a delivery's trace. It builds Jaeger, once.
 	@test/install.sh
-	$(GO) vet -tags jaeger ./test
-	$(GO) test -tags jaeger ./test -run '^TestJaeger' -v -count 1
+	$(GO) vet -tags jaeger ./test ./cmd/demo
+	$(GO) test -tags jaeger ./test ./cmd/demo -run '^TestJaeger' -p 1 -v -count 1
 
 .PHONY: microbench
 microbench: ## Run every Go benchmark.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,6 +60,16 @@ func tag(tags []shownTag, key string) string {
 		}
 	}
 	return ""
+}
+
+// count is an attribute that is a number.
+func count(t *testing.T, s shownSpan, key string) int {
+	t.Helper()
+	n, err := strconv.Atoi(tag(s.Tags, key))
+	if err != nil {
+		t.Errorf("%s: %s: %v", s.Name, key, err)
+	}
+	return n
 }
 
 // parent is empty for a root.
@@ -162,8 +173,15 @@ func TestJaegerShowsATakeover(t *testing.T) {
 		if tag(s.Tags, "snapfleet.tenant") != f.tenant || tag(s.Tags, "snapfleet.job") != "job" {
 			t.Errorf("%s is of job %q of tenant %q", s.Name, tag(s.Tags, "snapfleet.job"), tag(s.Tags, "snapfleet.tenant"))
 		}
-		if tag(s.Tags, "error") != "" || len(s.Warnings) > 0 {
-			t.Errorf("%s: %v %v", s.Name, s.Tags, s.Warnings)
+		if tag(s.Tags, "error") != "" {
+			t.Errorf("%s: %v", s.Name, s.Tags)
+		}
+		for _, w := range s.Warnings { // of clocks, which it leaves alone
+			lost := strings.HasPrefix(w, "invalid parent span IDs") && who(s) == "first"
+			late := strings.HasPrefix(w, "clock skew adjustment disabled") && s.Name == "process snapshot request" // after its parent's end
+			if !lost && !late {
+				t.Errorf("%s of %q: %s", s.Name, who(s), w)
+			}
 		}
 		if s.Took < 0 || time.Duration(s.Took)*time.Microsecond > time.Minute {
 			t.Errorf("%s takes %d µs", s.Name, s.Took)
@@ -239,9 +257,11 @@ func TestJaegerShowsATakeover(t *testing.T) {
 		}
 	}
 	for _, s := range trace.Spans {
-		if s.Name == "copy table" && tag(s.Tags, "db.collection.name") == "parts" &&
-			(tag(s.Tags, "snapfleet.rows") != "500" || tag(s.Tags, "snapfleet.deflate.bytes.in") < tag(s.Tags, "snapfleet.rows") || tag(s.Tags, "snapfleet.deflate.bytes.out") == "0") {
-			t.Errorf("a table of 500 rows: %v", s.Tags)
+		if s.Name == "copy table" && tag(s.Tags, "db.collection.name") == "parts" {
+			in, out := count(t, s, "snapfleet.deflate.bytes.in"), count(t, s, "snapfleet.deflate.bytes.out")
+			if rows := count(t, s, "snapfleet.rows"); rows != 500 || in < 500*20 || out < 500 || out > in/2 {
+				t.Errorf("%d rows of %d bytes are deflated to %d: %v", rows, in, out, s.Tags)
+			}
 		}
 		if s.Name == "claim" && tag(s.Tags, "snapfleet.claim") == "claimed" && who(s) == "second" && tag(s.Tags, "snapfleet.taken_over_from") != "first" {
 			t.Errorf("the job was taken over from the first: %v", s.Tags)
