@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/snapfleet/snapfleet/contracts"
 	"github.com/snapfleet/snapfleet/test/bucket"
@@ -198,6 +201,9 @@ func (f *fleet) messages(stream string) string {
 	var b bytes.Buffer
 	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
 		m, err := s.GetMsg(f.t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // another has taken its place
+		}
 		if err != nil {
 			f.t.Fatal(err)
 		}
