@@ -16,7 +16,11 @@ func (d *demo) lookFurther() error {
 	env := filepath.Join(d.dir, "env.sh")
 	var b strings.Builder
 	b.WriteString("# . this file: snapfleet, aws, psql and nats then see the demo's servers, as the customer.\n")
-	for _, v := range append(d.store.Environ(d.reader), "SNAPFLEET_NATS_URL="+d.nats.URL(), "NATS_URL="+d.nats.URL(), "SNAPFLEET_DATABASE_URL="+d.database) {
+	environ := append(d.store.Environ(d.reader), "SNAPFLEET_NATS_URL="+d.nats.URL(), "NATS_URL="+d.nats.URL(), "SNAPFLEET_DATABASE_URL="+d.database)
+	if d.jaeger != nil {
+		environ = append(environ, d.jaeger.Environ()...)
+	}
+	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
 		if value == "" {
 			fmt.Fprintf(&b, "unset %s\n", name)
