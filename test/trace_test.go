@@ -243,6 +243,9 @@ func TestOneTrace(t *testing.T) {
 	if s.TraceID == "" || s.Outcome.TraceID != s.TraceID || m.TraceID != s.TraceID {
 		t.Errorf("the trace is %q in the status, %q in the outcome, %q in the manifest", s.TraceID, s.Outcome.TraceID, m.TraceID)
 	}
+	if sent := f.messages(contracts.OutcomeStream); !strings.Contains(sent, "snapfleet.tenant=traced") || !strings.Contains(sent, "snapfleet.job=job") {
+		t.Errorf("the outcome does not say in its baggage whose it is: %s", sent)
+	}
 	told := 0
 	for _, line := range w.lines(t) {
 		if line["job"] == "job" {
