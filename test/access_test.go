@@ -39,24 +39,44 @@ var (
 // guarded is a fleet whose broker runs with deploy/nats. What the fleet does, it does as the operator.
 type guarded struct {
 	*fleet
-	ca    string
-	seeds map[string]string // files, by role
+	dir     string
+	urls    string   // of the broker
+	environ []string // what its configuration takes from the environment
+	ca      string
+	seeds   map[string]string // files, by role
 }
 
+// newGuarded has one nats-server.
 func newGuarded(t *testing.T, tenant string) *guarded {
 	t.Helper()
-	g := &guarded{fleet: &fleet{t: t, tenant: tenant}, seeds: map[string]string{}}
-	dir := t.TempDir()
-	write := func(name string, content []byte) string {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
+	g := prepareGuarded(t, tenant)
+	var err error
+	if g.nats, err = world.StartNATS(t.TempDir(), world.WithConfig(filepath.Join(root, "deploy", "nats", "nats.conf"), g.environ...)); err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(g.nats.Stop)
+	g.urls = g.nats.URL()
+	g.begin("--ack-wait=3s")
+	return g
+}
+
+// write keeps something for the servers and the roles.
+func (g *guarded) write(name string, content []byte) (file string) {
+	g.t.Helper()
+	file = filepath.Join(g.dir, name)
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+	return file
+}
+
+// prepareGuarded makes what the servers' configuration needs: a certificate, and the roles' keys.
+func prepareGuarded(t *testing.T, tenant string) *guarded {
+	t.Helper()
+	g := &guarded{fleet: &fleet{t: t, tenant: tenant}, dir: t.TempDir(), seeds: map[string]string{}}
 	certificate, key := loopbackCertificate(t)
-	g.ca = write("ca.pem", certificate)
-	environ := []string{"SNAPFLEET_NATS_STORE=" + filepath.Join(dir, "elsewhere"), "SNAPFLEET_NATS_CERT=" + g.ca, "SNAPFLEET_NATS_KEY=" + write("key.pem", key)}
+	g.ca = g.write("ca.pem", certificate)
+	g.environ = []string{"SNAPFLEET_NATS_STORE=" + filepath.Join(g.dir, "elsewhere"), "SNAPFLEET_NATS_CERT=" + g.ca, "SNAPFLEET_NATS_KEY=" + g.write("key.pem", key)}
 	for role := range inboxes {
 		pair, err := nkeys.CreateUser()
 		if err != nil {
@@ -70,24 +90,26 @@ func newGuarded(t *testing.T, tenant string) *guarded {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.seeds[role] = write(role+".nk", seed)
-		environ = append(environ, "SNAPFLEET_"+strings.ToUpper(role)+"_NKEY="+public)
+		g.seeds[role] = g.write(role+".nk", seed)
+		g.environ = append(g.environ, "SNAPFLEET_"+strings.ToUpper(role)+"_NKEY="+public)
 	}
-	ctx := t.Context()
+	return g
+}
+
+// begin makes the tenant, once the broker is there.
+func (g *guarded) begin(setup ...string) {
+	t, ctx := g.t, g.t.Context()
+	t.Helper()
 	var err error
-	if g.nats, err = world.StartNATS(t.TempDir(), world.WithConfig(filepath.Join(root, "deploy", "nats", "nats.conf"), environ...)); err != nil {
+	if g.database, err = postgres.CreateDatabase(ctx, g.tenant); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(g.nats.Stop)
-	if g.database, err = postgres.CreateDatabase(ctx, tenant); err != nil {
-		t.Fatal(err)
-	}
-	if err := little(tenant)(ctx, g.database); err != nil {
+	if err := little(g.tenant)(ctx, g.database); err != nil {
 		t.Fatal(err)
 	}
 	g.env = g.as("operator")
-	g.run("setup", "--ack-wait=3s")
-	g.enrol(tenant)
+	g.run(append([]string{"setup"}, setup...)...)
+	g.enrol(g.tenant)
 	nc, _ := g.connect("operator")
 	if g.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
@@ -95,7 +117,6 @@ func newGuarded(t *testing.T, tenant string) *guarded {
 	if g.jobs, err = consumer.OpenJobs(ctx, g.js); err != nil {
 		t.Fatal(err)
 	}
-	return g
 }
 
 // loopbackCertificate is one for 127.0.0.1 that is its own authority, and its key.
@@ -113,7 +134,7 @@ func loopbackCertificate(t *testing.T) (certificate, key []byte) {
 // as is the environment of a snapfleet process of that role.
 func (g *guarded) as(role string) []string {
 	return append(cloud.Environ(worker), "SNAPFLEET_DATABASE_URL="+g.database, "HOME="+g.t.TempDir(), "PATH="+os.Getenv("PATH"),
-		"SNAPFLEET_NATS_URL="+g.nats.URL(), "SNAPFLEET_NATS_CA="+g.ca, "SNAPFLEET_NATS_NKEY="+g.seeds[role], "SNAPFLEET_NATS_INBOX="+inboxes[role], "SNAPFLEET_NATS_DOMAIN="+domains[role])
+		"SNAPFLEET_NATS_URL="+g.urls, "SNAPFLEET_NATS_CA="+g.ca, "SNAPFLEET_NATS_NKEY="+g.seeds[role], "SNAPFLEET_NATS_INBOX="+inboxes[role], "SNAPFLEET_NATS_DOMAIN="+domains[role])
 }
 
 // violations are what a server has refused to one connection.
@@ -144,7 +165,7 @@ func (g *guarded) connect(role string) (*nats.Conn, *violations) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	nc, err := nats.Connect(g.nats.URL(), key, nats.RootCAs(g.ca), nats.CustomInboxPrefix(inboxes[role]), nats.ErrorHandler(v.note))
+	nc, err := nats.Connect(g.urls, key, nats.RootCAs(g.ca), nats.CustomInboxPrefix(inboxes[role]), nats.ErrorHandler(v.note))
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ type NATS struct {
 
 // settings are what a server is started with.
 type settings struct {
+	Name       string // what others of its cluster call it
 	Dir        string
 	Port       int  // server.RANDOM_PORT before the first start
 	Monitoring int  // 0: none
@@ -83,6 +84,12 @@ func WithConfig(file string, environ ...string) NATSOption {
 	return func(n *NATS) { n.as.Config, n.as.Environ, n.process = file, environ, true }
 }
 
+// WithMember lets the other servers of the cluster that the configuration file describes find this one at address,
+// 127.0.0.1:port, in place of where the file says. Its name is the file's.
+func WithMember(address string) NATSOption {
+	return func(n *NATS) { n.as.Cluster = address }
+}
+
 // StartNATS starts a server that keeps its streams in dir.
 func StartNATS(dir string, opts ...NATSOption) (*NATS, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -101,14 +108,13 @@ func StartNATS(dir string, opts ...NATSOption) (*NATS, error) {
 // StartNATSCluster starts servers that keep their streams below dir, and can keep each of them several times. It
 // returns once they have a leader.
 func StartNATSCluster(ctx context.Context, dir string, servers int) (cluster []*NATS, err error) {
-	var addresses, routes []string
-	for range servers {
-		port, err := freePort()
-		if err != nil {
-			return nil, fmt.Errorf("start NATS: %w", err)
-		}
-		addresses = append(addresses, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		routes = append(routes, "nats://"+addresses[len(addresses)-1])
+	addresses, err := FreeAddresses(servers)
+	if err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	var routes []string
+	for _, address := range addresses {
+		routes = append(routes, "nats://"+address)
 	}
 	for i, address := range addresses {
 		n, err := StartNATS(filepath.Join(dir, strconv.Itoa(i)), func(n *NATS) { n.as.Cluster, n.as.Routes = address, routes })
@@ -154,11 +160,14 @@ func (as settings) serve() (*server.Server, settings, error) {
 		if err != nil {
 			return nil, as, err
 		}
-		opts.Cluster = server.ClusterOpts{Name: "snapfleet", Host: host, NoAdvertise: true}
+		if as.Config == "" {
+			opts.Cluster = server.ClusterOpts{Name: "snapfleet", NoAdvertise: true}
+			opts.Routes = server.RoutesFromStr(strings.Join(as.Routes, ","))
+		}
+		opts.Cluster.Host = host
 		if opts.Cluster.Port, err = strconv.Atoi(port); err != nil {
 			return nil, as, err
 		}
-		opts.Routes = server.RoutesFromStr(strings.Join(as.Routes, ","))
 	}
 	for _, u := range as.Users {
 		opts.NoAuthUser = "anybody"
@@ -191,6 +200,7 @@ func (as settings) serve() (*server.Server, settings, error) {
 	if a := s.MonitorAddr(); a != nil {
 		as.Monitoring = a.Port
 	}
+	as.Name = s.Name()
 	return s, as, nil
 }
 
@@ -204,11 +214,12 @@ func (as settings) options() (*server.Options, error) {
 		}
 		opts.HTTPHost, opts.HTTPPort = "", 0
 	}
-	opts.ServerName, opts.Host, opts.Port, opts.StoreDir, opts.NoSigs, opts.NoLog = as.name(), "127.0.0.1", as.Port, as.Dir, true, true
+	if as.Config == "" || as.Cluster == "" {
+		opts.ServerName = "snapfleet-" + filepath.Base(as.Dir)
+	}
+	opts.Host, opts.Port, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", as.Port, as.Dir, true, true
 	return opts, nil
 }
-
-func (as settings) name() string { return "snapfleet-" + filepath.Base(as.Dir) }
 
 // settingsVariable tells a process to be a server, and which one.
 const settingsVariable = "SNAPFLEET_WORLD_NATS"
@@ -273,7 +284,7 @@ func ServeNATS() {
 }
 
 // Name is what the server calls itself, and what others of its cluster call it.
-func (n *NATS) Name() string { return n.as.name() }
+func (n *NATS) Name() string { return n.as.Name }
 
 // URL is where clients connect to, nats://127.0.0.1:port.
 func (n *NATS) URL() string { return "nats://" + n.Address() }

@@ -380,3 +380,16 @@ func freePort() (int, error) {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
+
+// FreeAddresses are so many addresses of the loopback, 127.0.0.1:port, that nobody listened at a moment ago.
+func FreeAddresses(n int) (addresses []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close() // all at once: no two are the same
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses, nil
+}
