@@ -87,7 +87,7 @@ format: ## Format every file.
 
 .PHONY: generate
 generate: ## Write again what is generated: the pages that are made from the source.
-	$(GO) test ./contracts ./deploy/customer -run '^(TestCustomerPage|TestExamples)$$' -update
+	$(GO) test ./contracts ./deploy/customer ./consumer -run '^(TestCustomerPage|TestExamples|TestDefinitions)$$' -update
 	{ sed '/config:begin/q' README.md; $(GO) run ./cmd/snapfleet config-table; sed -n '/config:end/,$$p' README.md; } >README.md.new
 	mv README.md.new README.md
 
