@@ -52,6 +52,7 @@ var awsCommands = map[string]struct {
 	"s3api put-bucket-versioning":              {[]string{"bucket", "region", "versioning-configuration"}, nil, awsCall.putVersioning},
 	"s3api put-bucket-lifecycle-configuration": {[]string{"bucket", "region", "lifecycle-configuration"}, nil, awsCall.putLifecycle},
 	"iam create-role":                          {[]string{"role-name", "path", "query", "output", "assume-role-policy-document"}, nil, awsCall.createRole},
+	"iam get-role":                             {[]string{"role-name"}, nil, awsCall.getRole},
 	"iam put-role-policy":                      {[]string{"role-name", "policy-name", "policy-document"}, nil, awsCall.putRolePolicy},
 }
 
@@ -201,6 +202,11 @@ func (c awsCall) putLifecycle(ctx context.Context) error {
 		return err
 	}
 	_, err := c.s3().PutBucketLifecycleConfiguration(ctx, &s3.PutBucketLifecycleConfigurationInput{Bucket: c.bucket(), LifecycleConfiguration: &config})
+	return err
+}
+
+func (c awsCall) getRole(ctx context.Context) error {
+	_, err := c.iam(ctx, "GetRole", map[string]string{"RoleName": c.flags["role-name"]})
 	return err
 }
 

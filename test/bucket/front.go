@@ -51,10 +51,10 @@ func (s *Server) OpenFront() (*Front, error) {
 		Transport: s.client.Transport,
 		ErrorLog:  log.New(io.Discard, "", 0),
 	}
-	if f.s3, err = s.open(http.HandlerFunc(f.serveS3)); err != nil {
+	if f.s3, err = s.open("", http.HandlerFunc(f.serveS3)); err != nil {
 		return nil, err
 	}
-	if f.sts, err = s.open(s.serveSTS(f.now)); err != nil {
+	if f.sts, err = s.open("", s.serveSTS(f.now)); err != nil {
 		f.s3.close()
 		return nil, err
 	}

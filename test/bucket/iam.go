@@ -69,6 +69,7 @@ type registry struct {
 	roles      map[string]Role // by ARN
 	sessions   map[string]*session
 	owners     map[string]string // bucket: account
+	file       string            // where roles and owners are kept, if they are
 	told, real time.Duration     // see SetSessionLife
 }
 
@@ -117,7 +118,7 @@ func (s *Server) SetRole(r Role) error {
 	s.iam.mu.Lock()
 	defer s.iam.mu.Unlock()
 	s.iam.roles[r.ARN] = r
-	return nil
+	return s.iam.save()
 }
 
 // Role is a role as it is now.
@@ -141,6 +142,7 @@ func (s *Server) RemoveRole(arn string) {
 	s.iam.mu.Lock()
 	defer s.iam.mu.Unlock()
 	delete(s.iam.roles, arn)
+	_ = s.iam.save() // the next one that is set keeps this, too
 }
 
 // SetSessionLife makes the sessions that are opened from now on last for real, whatever was asked, while

@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -40,6 +41,13 @@ type Config struct {
 	// Versioning lets buckets be versioned (PutBucketVersioning). Default off: the gateway prints a line
 	// on standard output where it is on.
 	Versioning bool
+	// S3, STS and IAM are where they listen, host:port. Default: a free port of 127.0.0.1 each.
+	S3, STS, IAM string
+	// Names are hosts' names that the certificate is for, too, besides those of the loopback.
+	Names []string
+	// Keep lets a later server with the same Dir go on: with the same certificates, which live for a year, with every
+	// role, and with buckets that belong to whom they belonged. Users and what was said of buckets it does not know.
+	Keep bool
 }
 
 // Server is a running S3, STS and IAM.
@@ -102,18 +110,23 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	id, err := newIdentity(filepath.Join(dir, "tls"))
+	id, err := provideIdentity(filepath.Join(dir, "tls"), cfg.Names, cfg.Keep)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{dir: dir, region: cfg.Region, id: id, rootSecret: rand.Text()}
 	s.iam = newRegistry(auth.Account{Access: rootAccess, Secret: s.rootSecret, Role: auth.RoleAdmin})
+	if cfg.Keep {
+		if err := s.iam.keepIn(filepath.Join(dir, "iam.json")); err != nil {
+			return nil, err
+		}
+	}
 	s.client = &http.Client{Transport: s.transport()}
-	if err := s.startSTS(); err != nil {
+	if err := s.startSTS(cfg); err != nil {
 		return nil, err
 	}
 	ctx, s.stop = context.WithCancelCause(ctx)
-	if err := s.startGateway(ctx, dir, cfg.Versioning); err != nil {
+	if err := s.startGateway(ctx, dir, cfg); err != nil {
 		s.sts.close()
 		s.roles.close()
 		s.stop(err)
@@ -131,29 +144,29 @@ func (s *Server) transport() *http.Transport {
 	return t
 }
 
-func (s *Server) startSTS() (err error) {
-	if s.sts, err = s.open(s.serveSTS(time.Now)); err != nil {
+func (s *Server) startSTS(cfg Config) (err error) {
+	if s.sts, err = s.open(cfg.STS, s.serveSTS(time.Now)); err != nil {
 		return err
 	}
-	if s.roles, err = s.open(s.serveIAM(time.Now)); err != nil {
+	if s.roles, err = s.open(cfg.IAM, s.serveIAM(time.Now)); err != nil {
 		s.sts.close()
 	}
 	return err
 }
 
-// door is an HTTP server of ours on a free port.
+// door is an HTTP server of ours.
 type door struct {
 	url    string
 	server *http.Server
 	done   chan struct{}
 }
 
-func (s *Server) open(h http.Handler) (*door, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func (s *Server) open(address string, h http.Handler) (*door, error) {
+	l, err := net.Listen("tcp", cmp.Or(address, "127.0.0.1:0"))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	d := &door{url: "https://" + l.Addr().String(), done: make(chan struct{}), server: &http.Server{
+	d := &door{url: "https://" + fromHere(l.Addr().String()), done: make(chan struct{}), server: &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{s.id.leaf}, MinVersion: tls.VersionTLS12},
@@ -172,21 +185,37 @@ func (d *door) close() {
 	<-d.done
 }
 
+// fromHere is an address that this machine reaches a server at that listens on all of its own.
+func fromHere(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return address
+}
+
 // startGateway starts versitygw. It takes no listener and names no port that it chose, so we look for a
 // free port and, where somebody was faster, for another one.
-func (s *Server) startGateway(ctx context.Context, dir string, versioning bool) error {
+func (s *Server) startGateway(ctx context.Context, dir string, cfg Config) error {
+	tries := 10
+	if cfg.S3 != "" {
+		tries = 1
+	}
 	var last error
-	for range 10 {
+	for range tries {
 		address, err := freeAddress()
 		if err != nil {
 			return err
 		}
-		if s.backend, err = newBackend(dir, versioning); err != nil {
+		if cfg.S3 != "" {
+			address = cfg.S3
+		}
+		if s.backend, err = newBackend(dir, cfg.Versioning); err != nil {
 			return err
 		}
 		ready := make(chan struct{})
 		s.gateway = make(chan error, 1)
-		cfg := &embedgw.Config{
+		gatewayConfig := &embedgw.Config{
 			RootUserAccess: rootAccess, RootUserSecret: s.rootSecret, IAMService: s.iam,
 			Region: s.region, Ports: []string{address}, CertFile: s.id.certFile, KeyFile: s.id.keyFile,
 			MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, KeepAlive: true, Quiet: true,
@@ -196,10 +225,10 @@ func (s *Server) startGateway(ctx context.Context, dir string, versioning bool) 
 			},
 		}
 		gateway := s.gateway
-		go func() { gateway <- embedgw.RunVersityGW(ctx, s.backend, cfg) }()
+		go func() { gateway <- embedgw.RunVersityGW(ctx, s.backend, gatewayConfig) }()
 		select {
 		case <-ready:
-			s.endpoint = "https://" + address
+			s.endpoint = "https://" + fromHere(address)
 			return nil
 		case last = <-gateway:
 		}
@@ -351,8 +380,5 @@ func (s *Server) CreateBucket(ctx context.Context, name, owner string) error {
 	if err := auth.UpdateBucketACLOwner(ctx, s.backend, name, owner); err != nil {
 		return fmt.Errorf("bucket: give %s to %s: %w", name, owner, err)
 	}
-	s.iam.mu.Lock()
-	defer s.iam.mu.Unlock()
-	s.iam.owners[name] = owner
-	return nil
+	return s.iam.give(name, owner)
 }

@@ -122,10 +122,7 @@ func (s *Server) adopt(c fiber.Ctx, call Call) error {
 	if err := auth.UpdateBucketACLOwner(c, s.backend, call.Bucket, owner); err != nil {
 		return fmt.Errorf("give %s to %s: %w", call.Bucket, owner, err)
 	}
-	s.iam.mu.Lock()
-	defer s.iam.mu.Unlock()
-	s.iam.owners[call.Bucket] = owner
-	return nil
+	return s.iam.give(call.Bucket, owner)
 }
 
 // intact holds a body against the digests that came along: the signature's, and at least one more, as AWS demands it
