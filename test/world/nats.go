@@ -286,6 +286,9 @@ func ServeNATS() {
 // Name is what the server calls itself, and what others of its cluster call it.
 func (n *NATS) Name() string { return n.as.Name }
 
+// Dir is the folder of the streams. Whoever copies it has to stop the server before.
+func (n *NATS) Dir() string { return n.as.Dir }
+
 // URL is where clients connect to, nats://127.0.0.1:port.
 func (n *NATS) URL() string { return "nats://" + n.Address() }
 
