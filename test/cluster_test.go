@@ -123,7 +123,7 @@ func (c *trio) healthy(n *world.NATS) error {
 func (c *trio) placed() (all []*jetstream.StreamInfo) {
 	c.t.Helper()
 	for _, name := range []string{
-		contracts.RequestStream, contracts.OutcomeStream, contracts.DeadStream, contracts.NoticeStream,
+		contracts.RequestStream, contracts.ScheduleStream, contracts.OutcomeStream, contracts.DeadStream, contracts.NoticeStream,
 		"KV_" + contracts.JobBucket, "KV_" + contracts.TenantBucket, "KV_" + contracts.FleetBucket,
 	} {
 		var info *jetstream.StreamInfo
@@ -301,10 +301,16 @@ func (c *trio) scaled(t *testing.T) {
 			Triggers []struct{ Metadata map[string]string }
 		}
 	}
-	if err := yaml.Unmarshal(file, &object); err != nil || len(object.Spec.Triggers) != 1 {
+	if err := yaml.Unmarshal(file, &object); err != nil || len(object.Spec.Triggers) != 2 {
 		t.Fatalf("%v: %+v", err, object)
 	}
-	told := object.Spec.Triggers[0].Metadata
+	for _, trigger := range object.Spec.Triggers {
+		c.seen(trigger.Metadata)
+	}
+}
+
+func (c *trio) seen(told map[string]string) {
+	c.t.Helper()
 	for _, n := range c.servers {
 		var page struct {
 			Accounts []struct {
@@ -319,7 +325,7 @@ func (c *trio) scaled(t *testing.T) {
 				} `json:"stream_detail"`
 			} `json:"account_details"`
 		}
-		c.eventually("the queue is on "+n.Name(), func() error {
+		c.eventually(told["stream"]+" is on "+n.Name(), func() error {
 			if err := c.ask(n, "/jsz?consumers=true&config=true&acc="+told["account"], &page); err != nil {
 				return err
 			}
