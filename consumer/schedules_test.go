@@ -156,7 +156,8 @@ func TestForgedSchedules(t *testing.T) {
 		return err
 	}
 	for _, header := range []nats.Header{
-		{"Nats-Rollup": {"all"}}, {"Nats-Rollup": {"sub"}},
+		{"Nats-Rollup": {"all"}},
+		{"Nats-Rollup": {"sub"}},
 		{"Nats-Schedule": {"@every 1s"}, "Nats-Schedule-Target": {contracts.RequestSubject("acme")}},
 	} {
 		if err := forge(request("forged"), header); err == nil {
