@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // promise is an invariant of the catalogue, and bugs that break it in front of the checker of real processes.
 type promise struct {
 	invariant string
@@ -115,7 +117,7 @@ var promises = []promise{
 
 // allBugs are those of the tests, and then those of the checker.
 func allBugs() []bug {
-	all := append([]bug(nil), bugs...)
+	all := slices.Concat(bugs, operatorBugs)
 	for _, p := range promises {
 		all = append(all, p.bugs...)
 	}

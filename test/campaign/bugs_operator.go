@@ -1,0 +1,177 @@
+package main
+
+// operatorBugs are of what operators run the fleet with: checks, rotation, pauses, schedules, filters, the house, the
+// webhook, and who may do what.
+var operatorBugs = []bug{
+	// What is known of destinations.
+	{
+		"one slow check at a time", "consumer/checkup.go",
+		`group.SetLimit(checksAtOnce)`, `group.SetLimit(1)`,
+		`^TestManySlowDestinations$`,
+	},
+	{
+		"told again and again", "consumer/checkup.go",
+		"		if same {\n			k.Untold = nil\n		}\n", "",
+		`^TestWhatBreaksIsToldOnceAndWhatIsMendedToo$`,
+	},
+	{
+		"broken for as long as it was well", "consumer/checkup.go",
+		`k.Since = was.At`, `k.Since = was.Since`,
+		`^TestWhatIsKnownAfterACheck$`,
+	},
+	{
+		"what no answer proves taken for a refusal", "uploader/check.go",
+		`	case denied(err):
+		return nil
+	}
+	return fmt.Errorf("ask`, `	case err != nil:
+		return nil
+	}
+	return fmt.Errorf("ask`,
+		`^TestNothingButARefusalMakesATrustPolicySecure$`,
+	},
+	{
+		"check that leaves what it wrote", "uploader/check.go",
+		"	c.tidy()\n", "",
+		`^TestEveryRequestOfACheckMayFail$`,
+	},
+	{
+		"check that leaves something and is ok", "uploader/check.go",
+		`s.Result, s.Reason = finding(what)`, ``,
+		`^TestNoCheckIsOKThatWasNotAnswered$`,
+	},
+
+	// The external ID.
+	{
+		"switched though the record is another", "consumer/rotation.go",
+		"!reflect.DeepEqual(t, proven)", "t.Destination != proven.Destination",
+		`^TestRotation$`,
+	},
+	{
+		"switched though nothing was found out", "cmd/snapfleet/rotate.go",
+		`result != contracts.CheckOK`, `result == contracts.CheckFailed`,
+		`^TestTenantRotate$`,
+	},
+	{
+		"trust policy of one external ID", "cmd/snapfleet/policy.go",
+		`range []string{d.ExternalID, d.NextExternalID}`, `range []string{d.ExternalID}`,
+		`^TestPolicyOfARotationAcceptsBothExternalIDs$`,
+	},
+	{
+		"any value in a template", "deploy/customer/customer.go",
+		`return v.record().Validate()`, `return nil`,
+		`^TestNothingOfAValueBreaksOutOfADocument$`,
+	},
+
+	// Pauses and dead letters.
+	{
+		"jobs begun in a pause", "consumer/crowd.go",
+		`if delay := s.c.pauses.wait(s.tenant); delay > 0 {`, `if delay := s.c.pauses.wait(s.tenant); delay < 0 {`,
+		`^TestPauseKeepsQueuedRequestsAndResumeBeginsThem$`,
+	},
+	{
+		"commit held by a pause", "consumer/claim.go",
+		`delay > 0 && r.State == running && !r.Cancel {`, `delay > 0 {`,
+		`^TestPauseFinishesWhatIsPastItsPointOfNoReturn$`,
+	},
+	{
+		"earlier pauses forgotten", "consumer/pause.go",
+		`next.Earlier = recent(c.spans(now), now)`, ``,
+		`^TestRequestDoesNotAgeInAPause$`,
+	},
+	{
+		"dead letter for another tenant", "consumer/dead.go",
+		`if req.Tenant != l.Tenant {`, `if req.Tenant == "" {`,
+		`^TestWhatIsNoRequestIsNotReplayed$`,
+	},
+
+	// Schedules.
+	{
+		"run begun beside another", "consumer/runs.go",
+		`case !over:`, `case !over && last == nil:`,
+		`^TestARunUnderWayIsNotBegunTwice$`,
+	},
+	{
+		"missed run begun beside its catch-up", "consumer/runs.go",
+		`case fired.Before(last.FiredAt):`, `case fired.Before(last.FiredAt) && !over:`,
+		`^TestDecide$`,
+	},
+	{
+		"promise that is not kept", "consumer/timekeeper.go",
+		`if err == nil && !known {`, `if err == nil && known {`,
+		`^TestRandomFaultsOfRuns$`,
+	},
+	{
+		"job named after the moment it was published", "consumer/timetable.go",
+		`req = s.Request(fired)`, `req = s.Request(published)`,
+		`^TestRunsOfAScheduleAreDelivered$`,
+	},
+	{
+		"overdue after one interval", "consumer/timetable.go",
+		`t.interval(now) * 3 / 2`, `t.interval(now)`,
+		`^TestOverdueAfterOneAndAHalfIntervals$`,
+	},
+
+	// What is left out, and other databases.
+	{
+		"old attachments of unknown age left out", "exporter/filter.go",
+		`" WHERE ("+older+") IS NOT TRUE"`, `" WHERE NOT ("+older+")"`,
+		`^TestRecentAttachments$`,
+	},
+	{
+		"full replica left for its primary", "exporter/databases.go",
+		`!isBusy(err) && `, ``,
+		`^TestReplica$`,
+	},
+	{
+		"conflicts not told", "consumer/claim.go",
+		`, Conflicts: r.Conflicts}`, `}`,
+		`^TestConflictsAreCounted$`,
+	},
+	{
+		"excluded tables looked at", "exporter/exporter.go",
+		` AND oid <> ALL ($2::oid[])`, ` AND $2::oid[] IS NOT NULL`,
+		`^TestExcludedTablesAreNotTouched$`,
+	},
+
+	// The house.
+	{
+		"links' session that writes", "uploader/role.go",
+		`rights{objects: []string{"s3:GetObject"}`, `rights{objects: []string{"s3:GetObject", "s3:PutObject", "s3:DeleteObject"}`,
+		`^TestASessionForLinksReadsOneFolder$`,
+	},
+	{
+		"others' lifecycle rules lost", "uploader/house.go",
+		`return append(slices.DeleteFunc(slices.Clone(rules), isOurs), ours)`, `return []types.LifecycleRule{ours}`,
+		`^TestExpiryIsARuleBesideTheOthers$`,
+	},
+	{
+		"links into customers' buckets", "consumer/links.go",
+		`!h.Holds(*o)`, `h.Destination.Bucket == ""`,
+		`^TestLinksAreMadeOnlyOfWhatTheHouseHolds$`,
+	},
+	{
+		"links to what was not delivered", "uploader/links.go",
+		`!= manifestSHA256`, `== ""`,
+		`^TestNoLinksToWhatWasNotDelivered$`,
+	},
+
+	// The webhook.
+	{
+		"refusal taken for acceptance", "consumer/webhook.go",
+		`a.Status < 300`, `a.Status < 500`,
+		`^TestWebhookPostsAgainUntilTheReceiverHasIt$`,
+	},
+	{
+		"event posted to wherever it is sent", "consumer/webhook.go",
+		`return http.ErrUseLastResponse`, `return nil`,
+		`^TestWebhookPostsAgainUntilTheReceiverHasIt$`,
+	},
+
+	// NATS.
+	{
+		"list that ends with its first answer", "consumer/newest.go",
+		`return got, last + 1, nil`, `return got, 0, nil`,
+		`^TestNewestCellsOfABucket$`,
+	},
+}
