@@ -149,8 +149,16 @@ func (j *Jobs) replay(ctx context.Context, l Letter) (*Replay, uint64, error) {
 
 // Wish is the request that a letter holds. Its error, an [ErrNotReplayable], says why there is none to publish again:
 // nothing that was refused for what it is may come back as something else.
+//
+// A schedule's message is a request, too: the one of its run. Workers keep the request that they made of it; one that could
+// not read it, being of an earlier release, has kept the schedule itself. Then it is the run that the job is named after,
+// or else the last one before it was given up.
 func (l Letter) Wish() (contracts.Request, error) {
-	req, err := contracts.DecodeRequest(l.Body)
+	fired := l.At
+	if at, err := time.Parse(contracts.JobLayout, l.Job); err == nil {
+		fired = at
+	}
+	req, _, err := asked(contracts.RunSubject(l.Tenant), l.Body, fired)
 	if err != nil {
 		return req, fmt.Errorf("dead letter %d is no request, %w: %w", l.Seq, ErrNotReplayable, plainly(err))
 	}

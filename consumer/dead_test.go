@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -162,6 +163,8 @@ func TestWhatIsNoRequestIsNotReplayed(t *testing.T) {
 		strings.Replace(old("x"), `"acme"`, `"other"`, 1), // published for acme: whoever may do that may not ask for other
 		strings.Replace(old("x"), `"x"`, `"../x"`, 1),
 		`{"version":1,"tenant":"acme","cron":"0 3 * * *"}`,
+		`{"version":1,"tenant":"other","cron":"0 3 * * *","timezone":"UTC","updated_at":"2020-01-01T00:00:00Z"}`,
+		`{"version":1,"tenant":"acme","cron":"0 3 30 2 *","timezone":"UTC","updated_at":"2020-01-01T00:00:00Z"}`,
 	} {
 		l := bury(t, jobs, "acme", body, contracts.InvalidRequest)
 		if _, err := jobs.Replay(t.Context(), l, ReplayOptions{}, publish); !errors.Is(err, ErrNotReplayable) {
@@ -174,6 +177,47 @@ func TestWhatIsNoRequestIsNotReplayed(t *testing.T) {
 	if _, err := jobs.Letter(t.Context(), 99); !errors.Is(err, ErrNoLetter) {
 		t.Errorf("no letter: %v", err)
 	}
+}
+
+// A run that became a job and failed, and one that a worker could not read.
+func TestRunsOfAScheduleThatWereGivenUpAreReplayed(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nc, jobs, w, _ := fleet(t)
+	s := schedule("@daily", "America/Los_Angeles")
+	s.Only, s.Format = contracts.Tables, contracts.JSONL
+	table := must(readTimetable(s))
+	run := must(table.fired(time.Now()))
+	body := must(json.Marshal(s))
+	replayed := func(l Letter, job string) {
+		t.Helper()
+		req, err := jobs.Replay(ctx, l, ReplayOptions{}, submitted(jobs))
+		if err != nil || job != "" && req.Job != job || req.Only != contracts.Tables || req.Format != contracts.JSONL || time.Since(req.RequestedAt) > time.Minute {
+			t.Fatalf("%+v, %v, want job %s", req, err, job)
+		}
+		if s := ending(t, jobs, req.Job); s.Outcome == nil || s.Outcome.Kind != contracts.Delivered {
+			t.Errorf("job %s: %+v", req.Job, s)
+		}
+	}
+
+	stop := start(t, nc, exports{n: w.node("bucket"), reject: func(contracts.Attempt) error { return contracts.Reject(contracts.RoleDenied, "no") }}, quick("w1"))
+	must(jobs.js.Publish(ctx, contracts.RunSubject("acme"), body))
+	ending(t, jobs, s.Request(run).Job)
+	stop()
+	defer start(t, nc, exports{n: w.node("bucket")}, quick("w2"))()
+	l := letters(t, jobs)[0]
+	if l.Job != s.Request(run).Job || l.Reason.Code != contracts.RoleDenied || contracts.IsSchedule(l.Body) {
+		t.Errorf("job %s, %+v: %s", l.Job, l.Reason, l.Body)
+	}
+	replayed(l, "") // its id is used up
+
+	before := table.last(run.Add(-time.Second))
+	l = bury(t, jobs, "acme", string(body), contracts.InvalidRequest)
+	if req, err := l.Wish(); err != nil || req.Job != s.Request(run).Job || !req.RequestedAt.Equal(run) {
+		t.Errorf("the last run before it was given up: %+v, %v", req, err)
+	}
+	l.Job = s.Request(before).Job
+	replayed(l, l.Job)
 }
 
 func TestLetterThatCouldNotBePublishedIsNotReplayed(t *testing.T) {
