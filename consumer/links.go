@@ -18,16 +18,8 @@ const (
 // mostFiles is more than a delivery has.
 const mostFiles = 100_000
 
-// linksQuestion asks for links to the files of a delivery.
-type linksQuestion struct {
-	Tenant  string `json:"tenant"`
-	Job     string `json:"job"`
-	Seconds int    `json:"seconds"`        // that they are good for
-	Skip    int    `json:"skip,omitempty"` // files, from the first on
-}
-
 // answerLinks has links made, if the outcome says that the job was delivered, and that to the house.
-func (c *Consumer) answerLinks(ctx context.Context, q linksQuestion) (links contracts.Links, err error) {
+func (c *Consumer) answerLinks(ctx context.Context, q contracts.LinksQuestion) (links contracts.Links, err error) {
 	expires := time.Duration(q.Seconds) * time.Second
 	switch {
 	case !contracts.ValidTenant(q.Tenant) || !contracts.ValidJob(q.Job):
@@ -68,7 +60,7 @@ func (c *Consumer) answerLinks(ctx context.Context, q linksQuestion) (links cont
 // answers as it takes, and all end at the same time or later than ValidUntil. The error may be a [contracts.Rejection],
 // [ErrNobodyAnswers] or [ErrMayNotAsk].
 func AskLinks(ctx context.Context, nc *nats.Conn, tenant, job string, expires time.Duration) (all contracts.Links, err error) {
-	q := linksQuestion{Tenant: tenant, Job: job, Seconds: int(expires / time.Second)}
+	q := contracts.LinksQuestion{Tenant: tenant, Job: job, Seconds: int(expires / time.Second)}
 	for {
 		some, err := ask[contracts.Links](ctx, nc, "links", q)
 		if err != nil {

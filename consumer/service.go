@@ -18,14 +18,9 @@ import (
 
 // The workers' service answers questions about a tenant that only a worker can answer, because only workers have our
 // identity. A question is a NATS request with a JSON body on [contracts.AskSubject]; any one worker answers it, beside
-// its jobs. An answer is JSON, or a micro service's error: a [contracts.Code], or one of the two below, and a text.
+// its jobs. An answer is JSON, or a micro service's error.
 
 const (
-	// unavailable is the code of a worker that cannot answer now: ask again, and another one may.
-	unavailable = "unavailable"
-	// unanswered is the code of every other error that is no [contracts.Rejection].
-	unanswered = "failed"
-
 	// turns is how many questions one worker answers at once.
 	turns = 4
 	// answerTime bounds one answer.
@@ -64,13 +59,7 @@ func question[Q, A any](reply func(context.Context, Q) (A, error)) func([]byte) 
 	}
 }
 
-// checkQuestion asks for a check of a tenant's destination.
-type checkQuestion struct {
-	Tenant string `json:"tenant"`
-	Next   bool   `json:"next,omitempty"` // with the next external ID of the rotation under way
-}
-
-func (c *Consumer) answerCheck(ctx context.Context, q checkQuestion) (contracts.Check, error) {
+func (c *Consumer) answerCheck(ctx context.Context, q contracts.CheckQuestion) (contracts.Check, error) {
 	t, err := c.tenants.Get(ctx, q.Tenant)
 	if err != nil {
 		return contracts.Check{}, err
@@ -241,9 +230,9 @@ func problem(err error) (code, text string) {
 		return string(r.Code), oneLine(r.Err.Error())
 	}
 	if _, ok := errors.AsType[busyError](err); ok {
-		return unavailable, err.Error()
+		return contracts.AnswerUnavailable, err.Error()
 	}
-	return unanswered, oneLine(err.Error())
+	return contracts.AnswerFailed, oneLine(err.Error())
 }
 
 // What becomes of questions that no worker has answered.
@@ -257,7 +246,7 @@ var (
 // AskCheck asks a worker to try a tenant's destination, with the next external ID of a rotation if next is true. It waits
 // for the answer, a few minutes at most. The error may be a [contracts.Rejection], [ErrNobodyAnswers] or [ErrMayNotAsk].
 func AskCheck(ctx context.Context, nc *nats.Conn, tenant string, next bool) (contracts.Check, error) {
-	return ask[contracts.Check](ctx, nc, "check", checkQuestion{Tenant: tenant, Next: next})
+	return ask[contracts.Check](ctx, nc, "check", contracts.CheckQuestion{Tenant: tenant, Next: next})
 }
 
 // ask asks until a worker has room to answer.
@@ -280,7 +269,7 @@ func ask[A any](ctx context.Context, nc *nats.Conn, name string, question any) (
 				return a, fmt.Errorf("ask for %s: the answer: %w", name, err)
 			}
 			return a, nil
-		case code == unavailable:
+		case code == contracts.AnswerUnavailable:
 			pause(patience, 500*time.Millisecond)
 		case slices.Contains(contracts.Codes(), contracts.Code(code)):
 			return a, contracts.Reject(contracts.Code(code), "%s", text)

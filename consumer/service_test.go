@@ -208,7 +208,7 @@ func TestQuestionsWaitForTheirTurn(t *testing.T) {
 	}
 	// All turns are taken: the next question is refused at once, with a word that it may be asked again.
 	m := must(nc.Request("snapshot.ask.check", []byte(`{"tenant":"acme"}`), 10*time.Second))
-	if m.Header.Get(micro.ErrorCodeHeader) != unavailable {
+	if m.Header.Get(micro.ErrorCodeHeader) != contracts.AnswerUnavailable {
 		t.Errorf("one more question is answered with %v %q", m.Header, m.Data)
 	}
 	close(release)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"gopkg.in/yaml.v3"
 
@@ -110,6 +112,10 @@ func TestAsyncAPISubjects(t *testing.T) {
 		"outcome": {contracts.OutcomeSubject("{tenant}", "{job}"), contracts.OutcomeSubjects, contracts.OutcomeStream},
 		"dead":    {contracts.DeadSubject("{tenant}"), contracts.DeadSubjects, contracts.DeadStream},
 		"notice":  {contracts.NoticeSubject("{tenant}", "{kind}"), contracts.NoticeSubjects, contracts.NoticeStream},
+
+		"schedule": {contracts.ScheduleSubject("{tenant}"), contracts.ScheduleSubjects, contracts.ScheduleStream},
+		"askCheck": {contracts.AskSubject("check"), contracts.AskSubject("check"), "no stream"},
+		"askLinks": {contracts.AskSubject("links"), contracts.AskSubject("links"), "no stream"},
 	} {
 		channel, _ := channels[name].(node)
 		if channel["address"] != c.subject {
@@ -123,6 +129,12 @@ func TestAsyncAPISubjects(t *testing.T) {
 		}
 		delete(channels, name)
 	}
+	for _, name := range []string{"answerCheck", "answerLinks"} { // wherever the question says
+		if address, ok := channels[name].(node)["address"]; ok {
+			t.Errorf("%s: address is %v", name, address)
+		}
+		delete(channels, name)
+	}
 	for name := range channels {
 		t.Errorf("channel %s has no subject in Go", name)
 	}
@@ -132,7 +144,11 @@ func TestAsyncAPIMessages(t *testing.T) {
 	t.Parallel()
 	doc := asyncapi(t)
 	messages := doc["components"].(node)["messages"].(node)
-	for name, schema := range map[string]string{"request": "schemas/request.schema.json", "outcome": "schemas/outcome.schema.json", "notice": "schemas/notice.schema.json"} {
+	for name, schema := range map[string]string{
+		"request": "schemas/request.schema.json", "outcome": "schemas/outcome.schema.json", "notice": "schemas/notice.schema.json", "schedule": "schemas/schedule.schema.json",
+		"checkQuestion": "schemas/check-question.schema.json", "check": "schemas/check.schema.json",
+		"linksQuestion": "schemas/links-question.schema.json", "links": "schemas/links.schema.json",
+	} {
 		payload := messages[name].(node)["payload"].(node)
 		if ref := payload["schema"].(node)["$ref"]; ref != schema {
 			t.Errorf("%s: the payload is %v, not %s", name, ref, schema)
@@ -142,6 +158,8 @@ func TestAsyncAPIMessages(t *testing.T) {
 		"request":    {"Nats-Msg-Id", "traceparent", "tracestate", "baggage"},
 		"outcome":    {"traceparent", "tracestate", "baggage"},
 		"notice":     {"traceparent", "tracestate", "baggage"},
+		"schedule":   {jetstream.ScheduleHeader, jetstream.ScheduleTimeZoneHeader, jetstream.ScheduleTargetHeader},
+		"problem":    {micro.ErrorHeader, micro.ErrorCodeHeader},
 		"deadLetter": {contracts.HeaderCode, contracts.HeaderReason, contracts.HeaderJob, contracts.HeaderDigest, "traceparent", "tracestate", "baggage"},
 	} {
 		got := slices.Sorted(maps.Keys(messages[name].(node)["headers"].(node)["properties"].(node)))
@@ -170,6 +188,32 @@ func TestAsyncAPIMessages(t *testing.T) {
 	}
 }
 
+func TestAsyncAPISchedule(t *testing.T) {
+	t.Parallel()
+	message := asyncapi(t)["components"].(node)["messages"].(node)["schedule"].(node)
+	schema := compile(t, "schedule")
+	for _, e := range message["examples"].([]any) {
+		example := e.(node)
+		if err := schema.Validate(example["payload"]); err != nil {
+			t.Errorf("example %v: %v", example["name"], err)
+		}
+		data, err := json.Marshal(example["payload"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := contracts.DecodeSchedule(data)
+		if err != nil {
+			t.Errorf("example %v: %v", example["name"], err)
+		}
+		want := node{
+			jetstream.ScheduleHeader: "0 " + s.Cron, jetstream.ScheduleTimeZoneHeader: s.TimeZone, jetstream.ScheduleTargetHeader: contracts.RunSubject(s.Tenant),
+		}
+		if !reflect.DeepEqual(example["headers"], want) {
+			t.Errorf("example %v: headers %v, want %v", example["name"], example["headers"], want)
+		}
+	}
+}
+
 // asyncapiShape is the part of the AsyncAPI 3.0 object model that the document uses: for each kind of
 // object the fields that it may have, and what is in them. A leading + marks a required field. A kind in
 // brackets is a list, in braces a map with names of one's own.
@@ -180,7 +224,8 @@ var asyncapiShape = map[string]map[string]string{
 	"server":     {"+host": "", "+protocol": "", "protocolVersion": "", "pathname": "", "description": "", "title": "", "summary": "", "variables": "any", "security": "any", "tags": "any", "externalDocs": "any", "bindings": "any"},
 	"channel":    {"address": "", "messages": "{message}", "title": "", "summary": "", "description": "", "servers": "[server]", "parameters": "{parameter}", "tags": "any", "externalDocs": "any", "bindings": "any"},
 	"parameter":  {"enum": "any", "default": "", "description": "", "examples": "any", "location": ""},
-	"operation":  {"+action": "", "+channel": "channel", "title": "", "summary": "", "description": "", "security": "any", "tags": "any", "externalDocs": "any", "bindings": "any", "traits": "any", "messages": "[message]", "reply": "any"},
+	"operation":  {"+action": "", "+channel": "channel", "title": "", "summary": "", "description": "", "security": "any", "tags": "any", "externalDocs": "any", "bindings": "any", "traits": "any", "messages": "[message]", "reply": "reply"},
+	"reply":      {"address": "any", "channel": "channel", "messages": "[message]"},
 	"message":    {"headers": "schema", "payload": "payload", "correlationId": "any", "contentType": "", "name": "", "title": "", "summary": "", "description": "", "tags": "any", "externalDocs": "any", "bindings": "any", "examples": "[example]", "traits": "any"},
 	"example":    {"headers": "any", "payload": "any", "name": "", "summary": ""},
 	"payload":    {"schemaFormat": "", "schema": "any", "type": "", "description": ""},
@@ -205,6 +250,14 @@ func TestAsyncAPIStructure(t *testing.T) {
 			ref := m.(node)["$ref"].(string)
 			if want := op["channel"].(node)["$ref"].(string) + "/messages/"; !strings.HasPrefix(ref, want) {
 				t.Errorf("operation %s: message %s is not below %s", name, ref, want)
+			}
+		}
+		if reply, ok := op["reply"].(node); ok {
+			for _, m := range reply["messages"].([]any) {
+				ref := m.(node)["$ref"].(string)
+				if want := reply["channel"].(node)["$ref"].(string) + "/messages/"; !strings.HasPrefix(ref, want) {
+					t.Errorf("operation %s: reply %s is not below %s", name, ref, want)
+				}
 			}
 		}
 		for token := range strings.SplitSeq(channel["address"].(string), ".") {

@@ -106,3 +106,44 @@ func fullNotice() contracts.Notice {
 		Reason: &contracts.Reason{Code: contracts.BucketNotFound, What: "what", Cause: "cause", Fix: "fix"},
 	}
 }
+
+func fullHouse() contracts.House {
+	return contracts.House{
+		Version: contracts.HouseVersion, Days: 30, ExpiresBy: contracts.ByLifecycle, UpdatedAt: instant,
+		Destination: contracts.Destination{
+			Bucket: "our-snapshots", Region: "eu-central-1", RoleARN: "arn:aws:iam::111111111111:role/house",
+			ExternalID: "c1b1e9d0a4c5f8e2d6a7b7f3", KMSKeyARN: "arn:aws:kms:eu-central-1:111111111111:key/1", Endpoint: "https://s3.example.com",
+			Owner: "333333333333", NextExternalID: "VXK7PNQ2ZJ4M6RTB3WDYH5AECS",
+		},
+	}
+}
+
+func fullCheck() contracts.Check {
+	return contracts.Check{
+		Version: contracts.CheckVersion, Tenant: "acme", At: instant, Worker: "w1", Bucket: "acme-snapshots", Region: "us-west-2",
+		RoleARN: "arn:aws:iam::222222222222:role/snapfleet-delivery",
+		Steps: []contracts.CheckStep{
+			{
+				Name: contracts.CheckAssume, Result: contracts.CheckFailed, Milliseconds: 84,
+				Reason: &contracts.Reason{Code: contracts.RoleDenied, What: "what", Cause: "cause", Fix: "fix"},
+			},
+			{Name: contracts.CheckWithoutID, Result: contracts.CheckSkipped},
+		},
+	}
+}
+
+func fullCheckQuestion() contracts.CheckQuestion {
+	return contracts.CheckQuestion{Tenant: "acme", Next: true}
+}
+
+func fullLinks() contracts.Links {
+	return contracts.Links{
+		Version: contracts.LinksVersion, Tenant: "acme", Job: "2026-03-31-143022", ManifestSHA256: strings.Repeat("9f", 32),
+		ValidUntil: instant, Expires: instant, ExpiresBy: contracts.ByTag, More: true,
+		Files: []contracts.Link{{Name: contracts.ManifestName, Size: 7, ETag: `"9f"`, URL: "https://s3.example.com/our-snapshots/acme/2026-03-31-143022/manifest.json?X-Amz-Signature=9f"}},
+	}
+}
+
+func fullLinksQuestion() contracts.LinksQuestion {
+	return contracts.LinksQuestion{Tenant: "acme", Job: "2026-03-31-143022", Seconds: 900, Skip: 200}
+}

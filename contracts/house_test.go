@@ -10,16 +10,6 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-func fullHouse() contracts.House {
-	return contracts.House{
-		Version: contracts.HouseVersion, Days: 30, ExpiresBy: contracts.ByLifecycle, UpdatedAt: instant,
-		Destination: contracts.Destination{
-			Bucket: "our-snapshots", Region: "eu-central-1", RoleARN: "arn:aws:iam::111111111111:role/house",
-			ExternalID: "c1b1e9d0a4c5f8e2d6a7b7f3", KMSKeyARN: "arn:aws:kms:eu-central-1:111111111111:key/1", Endpoint: "https://s3.example.com",
-		},
-	}
-}
-
 func TestHouseValidate(t *testing.T) {
 	t.Parallel()
 	type H = contracts.House

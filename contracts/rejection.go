@@ -120,11 +120,11 @@ var advice = map[Code]Advice{
 	},
 	RequestExpired: {
 		Cause: "the request waited longer than the fleet allows (7 days unless configured)",
-		Fix:   "ask again under a new job id",
+		Fix:   "ask again under a new job id, or with `snapfleet dead replay`",
 	},
 	UnknownTenant: {
 		Cause: "no tenant of that name is registered, or its record was removed",
-		Fix:   "register it with `snapfleet tenant set`, then ask again under a new job id",
+		Fix:   "register it with `snapfleet tenant set`, then ask again under a new job id, or with `snapfleet dead replay`",
 	},
 	InvalidTenant: {
 		Cause: "the tenant's record has a field that cannot work",

@@ -26,6 +26,12 @@ var documents = map[string]reflect.Type{
 	"outcome":  reflect.TypeFor[contracts.Outcome](),
 	"notice":   reflect.TypeFor[contracts.Notice](),
 	"schedule": reflect.TypeFor[contracts.Schedule](),
+	"house":    reflect.TypeFor[contracts.House](),
+	"check":    reflect.TypeFor[contracts.Check](),
+	"links":    reflect.TypeFor[contracts.Links](),
+
+	"check-question": reflect.TypeFor[contracts.CheckQuestion](),
+	"links-question": reflect.TypeFor[contracts.LinksQuestion](),
 }
 
 // compiler knows all schemas by their $id, so that they find each other without a network.
@@ -138,6 +144,8 @@ func TestSchemaExamples(t *testing.T) {
 				err = v.Validate()
 			case *contracts.Schedule:
 				err = v.Validate()
+			case *contracts.House:
+				err = v.Validate()
 			case *contracts.Manifest:
 				_, err = contracts.DecodeManifest(data)
 			}
@@ -181,6 +189,16 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 		{"manifest", "bare", json.RawMessage(bare)},
 		{"schedule", "full", fullSchedule()},
 		{"schedule", "bare", contracts.Schedule{Version: 1, Tenant: "acme", Cron: "@daily", TimeZone: "UTC", UpdatedAt: now}},
+		{"house", "full", fullHouse()},
+		{"house", "bare", contracts.House{Version: 1, Destination: plain.Destination, Days: 30, ExpiresBy: contracts.ByTag}},
+		{"check", "full", fullCheck()},
+		{"check", "of a folder on a disk", contracts.Check{Version: 1, Tenant: "acme", At: now, Steps: []contracts.CheckStep{}}},
+		{"check-question", "full", fullCheckQuestion()},
+		{"check-question", "bare", contracts.CheckQuestion{Tenant: "acme"}},
+		{"links", "full", fullLinks()},
+		{"links", "bare", contracts.Links{Version: 1, Tenant: "acme", Job: "j", ManifestSHA256: strings.Repeat("0", 64), ValidUntil: now, Expires: now, ExpiresBy: contracts.ByTag, Files: []contracts.Link{}}},
+		{"links-question", "full", fullLinksQuestion()},
+		{"links-question", "bare", contracts.LinksQuestion{Tenant: "acme", Job: "j", Seconds: 60}},
 		{"notice", "full", fullNotice()},
 		{"notice", "good news", contracts.Notice{Version: 1, Tenant: "acme", Kind: contracts.DeliveryCaughtUp, At: now}},
 		{"outcome", "full", fullOutcome()},
@@ -206,7 +224,7 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 // TestFullValuesAreFull keeps the test above honest when a field is added.
 func TestFullValuesAreFull(t *testing.T) {
 	t.Parallel()
-	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice(), fullSchedule()} {
+	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice(), fullSchedule(), fullHouse(), fullCheck(), fullCheckQuestion(), fullLinks(), fullLinksQuestion()} {
 		zeroFields(reflect.ValueOf(v), reflect.TypeOf(v).Name(), func(path string) {
 			t.Errorf("%s is not set", path)
 		})
@@ -328,6 +346,18 @@ func TestTenantSchemaAgreesWithValidate(t *testing.T) {
 		if want := c.names == "" || c.beyond; (err == nil) != want {
 			t.Errorf("%s: accepted by the schema: %v, want %v (%v)", c.name, err == nil, want, err)
 		}
+	}
+}
+
+func TestCheckSchemaNamesEveryStep(t *testing.T) {
+	t.Parallel()
+	s := compile(t, "check")
+	var named []contracts.CheckName
+	for _, e := range s.Properties["steps"].Items2020.Ref.Properties["name"].Examples {
+		named = append(named, contracts.CheckName(e.(string)))
+	}
+	if !slices.Equal(named, contracts.CheckNames) {
+		t.Errorf("the schema names\n%q\nthere are\n%q", named, contracts.CheckNames)
 	}
 }
 

@@ -59,7 +59,7 @@ func TestWebhookDocumentIsWhatIsPosted(t *testing.T) {
 		t.Fatalf("content %v", content)
 	}
 	var types []string
-	for _, k := range []contracts.OutcomeKind{contracts.Delivered, contracts.DeliveredWithGaps, contracts.Failed, contracts.Cancelled} {
+	for _, k := range []contracts.OutcomeKind{contracts.Delivered, contracts.DeliveredWithGaps, contracts.Failed, contracts.Cancelled, contracts.Skipped} {
 		types = append(types, k.EventType())
 	}
 	for _, k := range contracts.NoticeKinds {

@@ -88,7 +88,8 @@ func TestPrintError(t *testing.T) {
 				"    cause: no tenant of that name is registered, or its record\n" +
 				"           was removed\n" +
 				"    fix:   register it with `snapfleet tenant set`, then ask\n" +
-				"           again under a new job id\n",
+				"           again under a new job id, or with `snapfleet dead\n" +
+				"           replay`\n",
 		},
 		{explain(0, errors.New("w"), "c", "f"), "snapfleet: w\n    cause: c\n    fix:   f\n"},
 	} {
