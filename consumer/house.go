@@ -80,9 +80,13 @@ func (r resolved) Get(ctx context.Context, name string) (contracts.Tenant, error
 	return r.Resolve(ctx, name)
 }
 
-// Kept is how long, and by what, a delivery is kept: nothing when it is in a customer's bucket.
+// Kept is how long, and by what, a delivery is kept: nothing when it is in a customer's bucket, or when we may not see
+// the registry, which knows that.
 func (j *Jobs) Kept(ctx context.Context, o contracts.Outcome) (contracts.Keep, error) {
 	registry, err := OpenRegistry(ctx, j.js)
+	if errors.Is(err, ErrMayNotSee) {
+		return contracts.Keep{}, nil
+	}
 	if err != nil {
 		return contracts.Keep{}, err
 	}

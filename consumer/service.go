@@ -279,19 +279,10 @@ func ask[A any](ctx context.Context, nc *nats.Conn, name string, question any) (
 	}
 }
 
-// exchange sends one question, and waits for its answer. NATS does not answer somebody who may not ask: it only says so
-// to the connection.
+// exchange sends one question, and waits for its answer.
 func exchange(ctx context.Context, nc *nats.Conn, subject string, body []byte) (*nats.Msg, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		for ctx.Err() == nil {
-			pause(ctx, 100*time.Millisecond)
-			if err := nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && (strings.Contains(err.Error(), subject) || strings.Contains(err.Error(), nats.InboxPrefix)) {
-				cancel(fmt.Errorf("%w: %w", ErrMayNotAsk, err))
-			}
-		}
-	}()
+	ctx, cancel := untilRefused(ctx, nc, ErrMayNotAsk, subject, nats.InboxPrefix)
+	defer cancel()
 	m, err := nc.RequestWithContext(ctx, subject, body)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
@@ -300,4 +291,20 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, body []byte) (
 		return nil, context.Cause(ctx)
 	}
 	return m, err
+}
+
+// untilRefused is ctx until the connection hears that it has no right to a subject with one of the names in it: then the
+// cause is refusal. NATS does not answer somebody who may not ask: it only says so to the connection.
+func untilRefused(ctx context.Context, nc *nats.Conn, refusal error, names ...string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		for ctx.Err() == nil {
+			pause(ctx, 100*time.Millisecond)
+			err := nc.LastError()
+			if errors.Is(err, nats.ErrPermissionViolation) && slices.ContainsFunc(names, func(name string) bool { return strings.Contains(err.Error(), name) }) {
+				cancel(fmt.Errorf("%w: %w", refusal, err))
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }

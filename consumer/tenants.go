@@ -19,9 +19,17 @@ type Registry struct {
 	js    jetstream.JetStream // nil in memory, where there are no schedules
 }
 
-// OpenRegistry opens what [Setup] has made.
+// ErrMayNotSee says that NATS does not let this user see the registry.
+var ErrMayNotSee = errors.New("NATS does not let this user see the registry of tenants")
+
+// OpenRegistry opens what [Setup] has made. The error may be [ErrMayNotSee].
 func OpenRegistry(ctx context.Context, js jetstream.JetStream) (*Registry, error) {
+	ctx, cancel := untilRefused(ctx, js.Conn(), ErrMayNotSee, "KV_"+contracts.TenantBucket)
+	defer cancel()
 	cells, err := openCells(ctx, js, contracts.TenantBucket)
+	if err != nil && errors.Is(context.Cause(ctx), ErrMayNotSee) {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}

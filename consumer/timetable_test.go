@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -174,9 +175,11 @@ func TestJobOfAMessageThatFired(t *testing.T) {
 		{"every two seconds", quick, "2026-03-31T09:00:04.001Z", "2026-03-31-090004"},
 		{"every two seconds, late", quick, "2026-03-31T09:00:05.7Z", "2026-03-31-090004"},
 	} {
-		fired := must(c.table.fired(must(time.Parse(time.RFC3339Nano, c.published))))
-		if got := c.table.Request(fired); got.Job != c.want || !got.RequestedAt.Equal(fired) {
-			t.Errorf("%s: %+v, want job %s", c.name, got, c.want)
+		published := must(time.Parse(time.RFC3339Nano, c.published))
+		fired := must(c.table.fired(published))
+		got, _, err := asked(contracts.RunSubject("acme"), must(json.Marshal(c.table.Schedule)), published)
+		if err != nil || got.Job != c.want || !got.RequestedAt.Equal(fired) || fired.Format(contracts.JobLayout) != c.want {
+			t.Errorf("%s: %+v, %v, want job %s", c.name, got, err, c.want)
 		}
 	}
 }

@@ -185,7 +185,7 @@ func TestAccess(t *testing.T) {
 	workers := &fleet{}
 	*workers = *g.fleet
 	workers.env = g.as("worker")
-	w := workers.work("worker", r.flags()...)
+	w := workers.work("worker", append(r.flags(), often...)...)
 	g.run("tenant", "list")
 	g.run("tenant", "check", g.tenant)
 	g.run("tenant", "check", "--all")
@@ -204,6 +204,8 @@ func TestAccess(t *testing.T) {
 		return nil
 	})
 
+	t.Run("an operator runs the fleet", func(t *testing.T) { g.runs(ctx, t) })
+	t.Run("a tenant without a bucket is delivered to the house", g.houses)
 	t.Run("a publisher asks and learns how it ended", func(t *testing.T) { g.publishes(ctx, t) })
 	t.Run("a reader sees jobs and outcomes and asks for links", func(t *testing.T) { g.reads(ctx, t) })
 	if out, code := g.try(slices.DeleteFunc(g.as("reader"), func(v string) bool { return strings.HasPrefix(v, "SNAPFLEET_NATS_NKEY=") }), "status"); code != 7 || !strings.Contains(out, "Authorization Violation") {
@@ -214,6 +216,7 @@ func TestAccess(t *testing.T) {
 	}
 
 	before := g.everything(ctx, t)
+	t.Run("a reader changes nothing", g.refusals)
 	for role, acts := range forbidden(g.tenant) {
 		nc, v := g.connect(role)
 		for subject, body := range acts.publish {
@@ -404,6 +407,9 @@ func forbidden(tenant string) map[string]acts {
 		a["$JS.API.CONSUMER.DURABLE.CREATE."+tenants+".x"] = `{"stream_name":"` + tenants + `","config":{"durable_name":"x","ack_policy":"explicit"}}`
 		a["$JS.API.CONSUMER.MSG.NEXT."+tenants+".x"] = ""
 		a[external] = "{}"
+		// and the house's
+		a["$JS.API.DIRECT.GET."+tenants+".$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = ""
+		a["$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = "{}"
 		return a
 	}
 	writes := func(a map[string]string) map[string]string { // what belongs to the fleet
@@ -412,7 +418,9 @@ func forbidden(tenant string) map[string]acts {
 		a[contracts.NoticeSubject(tenant, contracts.DestinationBroken)] = "{}"
 		a[contracts.ScheduleSubject(tenant)], a[contracts.RunSubject(tenant)] = "{}", "{}"
 		a["$KV."+contracts.JobBucket+"."+tenant+".one"] = "{}"
-		a["$KV."+contracts.FleetBucket+".pause.fleet"] = "{}"
+		for _, key := range []string{"pause.fleet", "pause.tenant." + tenant, "run." + tenant, "success." + tenant, "check." + tenant, "replay.1", "timekeeper"} {
+			a["$KV."+contracts.FleetBucket+"."+key] = "{}"
+		}
 		a["$JS.API.CONSUMER.MSG.NEXT."+contracts.RequestStream+"."+contracts.WorkersName] = ""
 		a["$JS.ACK."+contracts.RequestStream+"."+contracts.WorkersName+".1.1.1.1.0"] = "+TERM"
 		a["$JS.API.CONSUMER.MSG.NEXT."+contracts.ScheduleStream+"."+contracts.WorkersName] = ""
@@ -430,7 +438,8 @@ func forbidden(tenant string) map[string]acts {
 	reader := writes(registry(destroy(none())))
 	reader[contracts.RequestSubject(tenant)], reader["snapshot.ask.check"], reader["$SRV.PING"] = "{}", "{}", ""
 	worker := destroy(none())
-	worker[external], worker[contracts.RequestSubject(tenant)] = "{}", "{}"
+	worker[external], worker[contracts.RequestSubject(tenant)], worker["snapshot.ask.check"], worker["snapshot.ask.links"] = "{}", "{}", "{}", "{}"
+	worker["$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = "{}"
 	worker["$JS.API.STREAM.PURGE."+contracts.ScheduleStream], worker["$JS.API.STREAM.UPDATE."+contracts.ScheduleStream] = "", "{}"
 	worker["$JS.API.STREAM.UPDATE.KV_"+contracts.TenantBucket], worker["$JS.API.STREAM.PURGE."+contracts.RequestStream] = "{}", ""
 	worker["$JS.API.STREAM.CREATE."+contracts.RequestStream] = "{}"

@@ -82,7 +82,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFound
 	case rejected && rejection.Code == contracts.DeliveryChanged:
 		return exitUnproven
-	case rejected, errors.Is(err, consumer.ErrTooLate):
+	case rejected, errors.Is(err, consumer.ErrTooLate), errors.Is(err, consumer.ErrMayNotSee):
 		return exitRejected
 	case unreachable(err):
 		return exitUnreachable

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -72,12 +74,15 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 	if err := checkTraceURL(s.TraceURL); err != nil {
 		return err
 	}
-	o, done, err := openOperator(ctx, s.natsFlags, "status")
+	nc, js, err := s.jetStream("status")
 	if err != nil {
 		return err
 	}
-	defer done()
-	jobs := o.jobs
+	defer nc.Close()
+	jobs, err := consumer.OpenJobs(ctx, js)
+	if err != nil {
+		return notSetUp(err)
+	}
 	switch {
 	case s.Watch && s.JSON:
 		return s.stream(ctx, c, jobs)
@@ -98,7 +103,7 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 		c.job(status, s.TraceURL)
 		return c.retention(ctx, jobs, status)
 	default:
-		return s.list(ctx, c, o)
+		return s.list(ctx, c, js, jobs)
 	}
 }
 
@@ -157,17 +162,25 @@ func (s *statusCmd) stream(ctx context.Context, c *console, jobs *consumer.Jobs)
 	return verdict(last)
 }
 
-func (s *statusCmd) list(ctx context.Context, c *console, o operator) error {
-	all, err := o.jobs.List(ctx, s.Tenant)
+func (s *statusCmd) list(ctx context.Context, c *console, js jetstream.JetStream, jobs *consumer.Jobs) error {
+	all, err := jobs.List(ctx, s.Tenant)
 	if err != nil {
 		return err
 	}
 	if s.Tenant != "" && len(all) == 0 { // the jobs of a tenant that was removed are still to be seen
-		if _, err := o.tenants.Get(ctx, s.Tenant); err != nil {
+		registry, err := consumer.OpenRegistry(ctx, js)
+		if err == nil {
+			_, err = registry.Get(ctx, s.Tenant)
+		}
+		if err != nil && !errors.Is(err, consumer.ErrMayNotSee) {
 			return err
 		}
 	}
-	paused, err := o.pauses.List(ctx)
+	pauses, err := consumer.OpenPauses(ctx, js)
+	if err != nil {
+		return notSetUp(err)
+	}
+	paused, err := pauses.List(ctx)
 	if err != nil {
 		return err
 	}
