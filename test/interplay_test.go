@@ -105,9 +105,12 @@ func rotationOverARun(t *testing.T) {
 	if s := f.delivered(jobAt(at(0))); s.Attempt != 1 || s.Errors > 0 {
 		t.Errorf("the run that was under way: %+v", s)
 	}
-	f.made(time.Now())
+	next := f.made(time.Now())
 	f.clear()
-	f.check()
+	f.delivered(next.Job)
+	if told := f.stream(contracts.DeadStream).State.Msgs; told > 0 {
+		t.Errorf("%d dead letters", told)
+	}
 }
 
 // oneWorkerKnowsNoDatabase: every run is delivered by the worker that knows the tenant's database, and nobody is blamed
