@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/snapfleet/snapfleet/consumer"
@@ -48,12 +49,12 @@ func (g *guarded) pausesOverARun(ctx context.Context) {
 	g.run("pause", "--fleet", "--for=1h")
 	g.run("resume", "--fleet")
 	g.eventually("the worker asks for a run that is not begun", func() error {
-		stream, err := g.js.Stream(ctx, contracts.RequestStream)
+		stream, err := g.js.Stream(ctx, contracts.ScheduleStream)
 		if err != nil {
 			return err
 		}
 		for seq := uint64(1); ; seq++ {
-			m, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(contracts.RequestSubject(g.tenant)))
+			m, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(contracts.RunSubject(g.tenant)))
 			if err != nil {
 				return err
 			}
@@ -65,7 +66,42 @@ func (g *guarded) pausesOverARun(ctx context.Context) {
 	})
 	g.run("resume", g.tenant)
 	g.made(time.Time{})
+	g.vanishes(ctx)
 	g.clear()
+}
+
+// vanishes: a publisher cannot have the server remove a schedule. An operator can, and a worker sets it again.
+func (g *guarded) vanishes(ctx context.Context) {
+	stream, err := g.js.Stream(ctx, contracts.ScheduleStream)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	schedule := contracts.ScheduleSubject(g.tenant)
+	was, err := stream.GetLastMsgForSubject(ctx, schedule)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	nc, v := g.connect("publisher")
+	m := nats.NewMsg(contracts.RequestSubject(g.tenant))
+	m.Data = []byte(fmt.Sprintf(`{"version":1,"tenant":%q,"job":"hostile","only":"tables","requested_at":%q}`, g.tenant, time.Now().Format(time.RFC3339)))
+	m.Header.Set(jetstream.SchedulerHeader, schedule)
+	m.Header.Set(jetstream.ScheduleNextHeader, "purge")
+	if _, err := nc.RequestMsgWithContext(ctx, m); err != nil {
+		g.t.Fatalf("%v, %q", err, v.all)
+	}
+	if now, err := stream.GetLastMsgForSubject(ctx, schedule); err != nil || now.Sequence != was.Sequence {
+		g.t.Errorf("a publisher has removed a schedule: %v", err)
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(schedule)); err != nil {
+		g.t.Fatal(err)
+	}
+	g.eventually("the schedule is there again", func() error {
+		now, err := stream.GetLastMsgForSubject(ctx, schedule)
+		if err == nil && (now.Sequence == was.Sequence || string(now.Data) != string(was.Data)) {
+			err = fmt.Errorf("message %d: %s", now.Sequence, now.Data)
+		}
+		return err
+	})
 }
 
 // replays: a request that has waited too long.

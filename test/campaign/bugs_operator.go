@@ -102,8 +102,13 @@ var operatorBugs = []bug{
 		`^TestRandomFaultsOfRuns$`,
 	},
 	{
+		"vanished schedule stays away", "consumer/timekeeper.go",
+		`problems = append(problems, c.calendar.Restore(ctx, s))`, ``,
+		`^TestAScheduleThatVanishesComesBack$`,
+	},
+	{
 		"job named after the moment it was published", "consumer/timetable.go",
-		`req = s.Request(fired)`, `req = s.Request(published)`,
+		`fired, err := t.fired(published)`, `fired, err := published, error(nil)`,
 		`^TestJobOfAMessageThatFired$`,
 	},
 	{
