@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -299,7 +297,7 @@ func (c *Consumer) checkup(ctx context.Context, name string, k checkup, run time
 func (c *Consumer) check(ctx context.Context, t contracts.Tenant) contracts.Check {
 	found := c.work.Check(ctx, t)
 	found.Worker = c.cfg.Worker
-	c.meters.checks.Add(ctx, 1, metric.WithAttributes(attribute.String("result", string(found.Result()))))
+	c.meters.checks.Add(ctx, 1, labels("result", string(found.Result())))
 	return found
 }
 

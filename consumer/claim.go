@@ -60,13 +60,17 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 			}
 		}
 		var next record
+		kind := claimAgain
+		if r.Owner != "" {
+			kind = claimTakeover
+		}
 		switch {
 		case errors.Is(err, errNoCell):
-			first, f, ok := c.firstSight(ctx, m, req, t)
+			made, f, ok := c.firstSight(ctx, m, req, t)
 			if !ok {
 				return nil, f
 			}
-			next = first
+			next, kind = made, claimFirst
 		case errors.Is(err, errForeignVersion):
 			return nil, c.postpone(err, c.cfg.Observe)
 		case err != nil:
@@ -102,7 +106,8 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 			// From here on the job is ours, until a heartbeat fails.
 			noteOwner(ctx, r)
 			l = hold(job, c.records, key, m, c.cfg, next, written, began)
-			l.seat = chair
+			l.seat, l.meters = chair, &c.meters
+			c.meters.claim(job, kind, 1)
 			return l, fate{}
 		case errors.Is(err, errSwapped):
 			continue // somebody was faster: look again

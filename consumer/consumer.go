@@ -69,6 +69,11 @@ type Config struct {
 	// ScheduleEvery is how often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose
 	// deliveries are overdue. Default 1 min.
 	ScheduleEvery time.Duration
+	// MeasureEvery is how often one worker of the fleet measures the queue. Default 30 s.
+	MeasureEvery time.Duration
+	// TenantMetrics is for how many tenants with a schedule, those whose last delivery is oldest, its age is a metric of
+	// their own. Default none: it is a label for each of them.
+	TenantMetrics int
 
 	// Domain is that of the JetStream that holds the streams. Default: the account's own.
 	Domain string
@@ -115,6 +120,7 @@ func (c Config) withDefaults() Config {
 	duration(&c.CheckEvery, 24*time.Hour)
 	duration(&c.CheckAhead, 12*time.Hour)
 	duration(&c.ScheduleEvery, time.Minute)
+	duration(&c.MeasureEvery, 30*time.Second)
 	return c
 }
 
@@ -131,8 +137,10 @@ func (c Config) validate(ackWait time.Duration) error {
 		return fmt.Errorf("the observation time (%v) must not be more than the queue's ack wait (%v)", c.Observe, ackWait)
 	case c.RetryBase <= 0 || c.RetryMax < c.RetryBase:
 		return fmt.Errorf("the retry delay must grow from more than 0 (%v) to at least that (%v)", c.RetryBase, c.RetryMax)
-	case c.Grace < 0, c.Stall <= 0, c.Deadline <= 0, c.MaxAge <= 0, c.SweepEvery <= 0, c.SweepAfter <= 0, c.SweepAgain < c.SweepAfter, c.ScheduleEvery <= 0:
-		return errors.New("grace, stall, deadline, max age, sweep and schedule times must be positive, and the second sweep not before the first")
+	case c.Grace < 0, c.Stall <= 0, c.Deadline <= 0, c.MaxAge <= 0, c.SweepEvery <= 0, c.SweepAfter <= 0, c.SweepAgain < c.SweepAfter, c.ScheduleEvery <= 0, c.MeasureEvery <= 0:
+		return errors.New("grace, stall, deadline, max age, sweep, schedule and measure times must be positive, and the second sweep not before the first")
+	case c.TenantMetrics < 0 || c.TenantMetrics > maxTenantMetrics:
+		return fmt.Errorf("tenant metrics (%d) must be 0 to %d", c.TenantMetrics, maxTenantMetrics)
 	}
 	return nil
 }
@@ -155,6 +163,8 @@ type Consumer struct {
 
 	calendar calendar // nil: there are no schedules
 	lateness *lateness
+	survey   func(context.Context) (*census, error) // nil: there is no queue to measure
+	measured *measured
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
 	interrupt context.CancelCauseFunc
@@ -207,6 +217,8 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	}
 	schedules := &Schedules{js: js, jobs: &Jobs{js: js, records: records{jobs}, ledger: outcomes, cells: jobs, fleet: between, pauses: &Pauses{between}}, fleet: between}
 	c.calendar, c.upcoming = schedules, schedules.Upcoming
+	c.survey = surveyor{schedules.jobs, c.pauses}.survey
+	c.watch()
 	return c, nil
 }
 
@@ -214,8 +226,8 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 func assemble(work Work, cfg Config, q queue, jobs cells, fleet board, l ledger, tenants registry) *Consumer {
 	c := &Consumer{
 		work: work, cfg: cfg, queue: q, records: records{jobs}, fleet: fleet, ledger: l, tenants: tenants,
-		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(), connected: func() bool { return true },
-		lateness: newLateness(),
+		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(cfg), connected: func() bool { return true },
+		lateness: newLateness(cfg.TenantMetrics), measured: newMeasured(),
 	}
 	c.pauses = newPauses(cfg, c.meters.pausedNow)
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
@@ -245,6 +257,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	around.Go(func() { c.hear(ctx) })
 	around.Go(func() { c.janitor(ctx) })
 	around.Go(func() { c.keepTime(ctx) })
+	around.Go(func() { c.takeCensus(ctx) })
 	around.Go(func() { c.offer(ctx) })
 	around.Go(func() { c.checkups(ctx) })
 	around.Go(c.watchPauses(ctx))

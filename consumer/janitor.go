@@ -112,6 +112,11 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	if err == nil {
 		err = c.work.Abort(ctx, a, r.Uploads)
 	}
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	c.meters.swept.Add(ctx, 1, labels("result", result))
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		return fmt.Errorf("look after job %s of tenant %s: %w", job, tenant, err)
 	}

@@ -52,6 +52,7 @@ func (c *Consumer) process(ctx context.Context, m message) fate {
 			return fateOf(l.record())
 		}
 		if err == nil {
+			c.meters.step(ctx, step, stepOK)
 			continue
 		}
 		if f, over := c.conclude(ctx, l, step, err); over {
@@ -80,12 +81,16 @@ func (c *Consumer) step(l *lease) (name string, err error) {
 		return "", nil
 	}
 	ctx, span := c.startStep(l.ctx, name, r)
+	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 		err = because(l.ctx, err)
 		endStep(span, err)
+		if err == nil && r.State.visible() {
+			c.meters.phase(ctx, name, time.Since(began))
+		}
 	}()
 	return name, do(ctx, l, r)
 }

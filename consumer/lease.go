@@ -18,6 +18,7 @@ type lease struct {
 	msg     message
 	seat    *seat // the tenant's share of slots that the job takes
 	cfg     Config
+	meters  *meters // nil where nobody counts
 
 	ctx    context.Context // done, with the cause, when the hold is lost or the worker stops
 	cancel context.CancelCauseFunc
@@ -39,6 +40,8 @@ type lease struct {
 	rev      uint64
 	progress contracts.Progress
 	moved    time.Time
+	phase    contracts.Phase // the attempt's, and when it began
+	since    time.Time
 	attempt  context.CancelCauseFunc // ends the attempt and not the hold; nil while there is none
 }
 
@@ -70,7 +73,7 @@ func (l *lease) begin() (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(l.ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.attempt, l.moved = cancel, time.Now()
+	l.attempt, l.moved, l.phase = cancel, time.Now(), ""
 	return ctx, cancel
 }
 
@@ -180,6 +183,18 @@ func (l *lease) Progress(change func(*contracts.Progress)) {
 	if l.progress != before {
 		l.moved = time.Now()
 	}
+	if l.progress.Phase != l.phase {
+		l.endPhase()
+	}
+}
+
+// endPhase measures the phase that is over, and begins the one that the report names. It must be called with mu held.
+func (l *lease) endPhase() {
+	now := time.Now()
+	if l.phase != "" && l.meters != nil {
+		l.meters.phase(l.ctx, string(l.phase), now.Sub(l.since))
+	}
+	l.phase, l.since = l.progress.Phase, now
 }
 
 // stalled reports whether an attempt's report has stood still for too long. A commit reports nothing.

@@ -251,6 +251,22 @@ func (p *pauses) tell() {
 	}
 }
 
+// oldest is since when the fleet is paused, and the tenant that is paused longest; 0: nobody is.
+func (p *pauses) oldest(now time.Time) (fleet, tenants time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, c := range p.known {
+		switch age := max(0, now.Sub(c.At)); {
+		case !c.inForce(now):
+		case key == pauseFleetKey:
+			fleet = age
+		default:
+			tenants = max(tenants, age)
+		}
+	}
+	return fleet, tenants
+}
+
 // Pauses is what operators do to stop the fleet from beginning anything, for a while. It is safe for concurrent use.
 type Pauses struct{ cells cells }
 

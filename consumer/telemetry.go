@@ -2,9 +2,10 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
-	"sync/atomic"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,7 +14,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -27,79 +27,6 @@ const (
 	BaggageTenant = "snapfleet.tenant"
 	BaggageJob    = "snapfleet.job"
 )
-
-// meters are the instruments of a worker. Names and units follow OpenTelemetry's conventions; no label has
-// a value that a tenant could choose.
-type meters struct {
-	attempts metric.Int64Counter
-	outcomes metric.Int64Counter
-	refusals metric.Int64Counter
-	duration metric.Float64Histogram
-	waited   metric.Float64Histogram
-	busy     metric.Int64UpDownCounter
-	paused   metric.Int64Gauge
-	bytes    metric.Int64Counter
-	rows     metric.Int64Counter
-	checks   metric.Int64Counter
-	broken   metric.Int64Gauge
-}
-
-func newMeters() meters {
-	m := otel.Meter(scope)
-	var s meters
-	// The errors of these constructors are about malformed names; the no-op instrument is usable.
-	s.attempts, _ = m.Int64Counter("snapfleet.job.steps", metric.WithDescription("Steps of jobs that ended in an error, by step and by what was done about it."), metric.WithUnit("{step}"))
-	s.outcomes, _ = m.Int64Counter("snapfleet.jobs", metric.WithDescription("Jobs that ended, by outcome and code."), metric.WithUnit("{job}"))
-	s.refusals, _ = m.Int64Counter("snapfleet.requests.refused", metric.WithDescription("Requests that were dead-lettered without becoming a job, by code."), metric.WithUnit("{request}"))
-	s.duration, _ = m.Float64Histogram("snapfleet.job.duration", metric.WithDescription("From the first worker's claim to the outcome."), metric.WithUnit("s"),
-		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400))
-	s.waited, _ = m.Float64Histogram("snapfleet.queue.wait", metric.WithDescription("From the publishing of a request to its first claim."), metric.WithUnit("s"),
-		metric.WithExplicitBucketBoundaries(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400))
-	s.busy, _ = m.Int64UpDownCounter("snapfleet.slots.busy", metric.WithDescription("Jobs under way in this worker."), metric.WithUnit("{job}"))
-	s.paused, _ = m.Int64Gauge("snapfleet.paused", metric.WithDescription("Pauses in force that this worker knows of: of the fleet, and of how many tenants."), metric.WithUnit("{pause}"))
-	s.bytes, _ = m.Int64Counter("snapfleet.delivered.bytes", metric.WithDescription("Bytes of archives delivered."), metric.WithUnit("By"))
-	s.rows, _ = m.Int64Counter("snapfleet.delivered.rows", metric.WithDescription("Rows delivered."), metric.WithUnit("{row}"))
-	s.checks, _ = m.Int64Counter("snapfleet.checks", metric.WithDescription("Checks of destinations, by result."), metric.WithUnit("{check}"))
-	s.broken, _ = m.Int64Gauge("snapfleet.destinations.broken", metric.WithDescription("Destinations whose last check failed, as far as this worker knows."), metric.WithUnit("{destination}"))
-	return s
-}
-
-func (s meters) refused(ctx context.Context, code contracts.Code) {
-	s.refusals.Add(ctx, 1, metric.WithAttributes(attribute.String("code", string(code))))
-}
-
-// pausedNow is whether the fleet is paused, and how many pauses hold in all.
-func (s meters) pausedNow(fleet bool, all int) {
-	scopes := map[string]int{"fleet": 0, "tenant": all}
-	if fleet {
-		scopes["fleet"], scopes["tenant"] = 1, all-1
-	}
-	for scope, n := range scopes {
-		s.paused.Record(context.Background(), int64(n), metric.WithAttributes(attribute.String("scope", scope)))
-	}
-}
-
-// lateness is what the worker that looked at the schedules last found. The others say 0: whoever adds up, or takes the
-// largest, is right but for the moment in which the turn passes on.
-type lateness struct{ overdue, oldest atomic.Int64 }
-
-func newLateness() *lateness {
-	l := &lateness{}
-	m := otel.Meter(scope)
-	overdue, _ := m.Int64ObservableGauge("snapfleet.tenants.overdue", metric.WithDescription("Tenants with a schedule that nothing was delivered to for one and a half intervals. 0 from all workers but the one that looked last."), metric.WithUnit("{tenant}"))
-	oldest, _ := m.Int64ObservableGauge("snapfleet.delivery.age", metric.WithDescription("Age of the last delivery to that tenant with a schedule whose last delivery is oldest. 0 from all workers but the one that looked last."), metric.WithUnit("s"))
-	_, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		o.ObserveInt64(overdue, l.overdue.Load())
-		o.ObserveInt64(oldest, l.oldest.Load())
-		return nil
-	}, overdue, oldest)
-	return l
-}
-
-func (l *lateness) note(overdue int, oldest time.Duration) {
-	l.overdue.Store(int64(overdue))
-	l.oldest.Store(int64(oldest.Seconds()))
-}
 
 func tracer() trace.Tracer { return otel.Tracer(scope) }
 
@@ -228,24 +155,20 @@ func (c *Consumer) startSettle(ctx context.Context, m message, f fate) (context.
 // noteError is the one place where an error of a job is logged.
 func (c *Consumer) noteError(ctx context.Context, r record, step string, v verdict, err error) {
 	what := map[act]string{letGo: "let go", release: "released", retry: "retry", restart: "restart", giveUp: "given up"}[v.act]
-	c.meters.attempts.Add(ctx, 1, metric.WithAttributes(attribute.String("step", step), attribute.String("act", what)))
+	c.meters.step(ctx, step, strings.ReplaceAll(what, " ", "_"))
+	if errors.Is(err, ErrLeaseLost) {
+		c.meters.lost.Add(ctx, 1)
+	}
 	c.log(ctx).Warn().Str("step", step).Str("act", what).Dur("delay", v.delay).Int("errors", r.Errors).Err(err).Msg("a step of the job failed")
 }
 
 // noteEnd counts a job that has just ended.
 func (c *Consumer) noteEnd(ctx context.Context, r record, o contracts.Outcome) {
-	labels := metric.WithAttributes(attribute.String("outcome", string(o.Kind)))
-	if o.Reason != nil {
-		labels = metric.WithAttributes(attribute.String("outcome", string(o.Kind)), attribute.String("code", string(o.Reason.Code)))
-	}
-	c.meters.outcomes.Add(ctx, 1, labels)
 	trace.SpanFromContext(ctx).SetAttributes(attribute.String("snapfleet.outcome", string(o.Kind)))
 	took := time.Since(r.CreatedAt)
-	c.meters.duration.Record(ctx, max(0, took.Seconds()), metric.WithAttributes(attribute.String("outcome", string(o.Kind))))
+	c.meters.ended(ctx, o, took)
 	line := c.log(ctx).Info().Str("outcome", string(o.Kind)).Int("attempts", o.Attempts).Dur("took", took)
 	if t := o.Totals; t != nil {
-		c.meters.bytes.Add(ctx, t.Bytes)
-		c.meters.rows.Add(ctx, t.Rows)
 		line = line.Int("tables", t.Tables).Int64("rows", t.Rows).Int64("bytes", t.Bytes).Int("gaps", t.Gaps)
 	}
 	if o.Reason != nil {

@@ -36,8 +36,8 @@ func (c *Consumer) keepTime(ctx context.Context) {
 	for pause(ctx, c.cfg.ScheduleEvery); ctx.Err() == nil; pause(ctx, c.cfg.ScheduleEvery) {
 		revision, ok := c.turnBy(ctx, c.fleet, timekeeperKey, c.cfg.ScheduleEvery)
 		if !ok {
-			if revision != mine { // somebody else's turn
-				c.lateness.note(0, 0)
+			if revision != mine { // somebody else's turn, or nobody can say
+				c.lateness.Store(nil)
 			}
 			continue
 		}
@@ -54,7 +54,7 @@ func (c *Consumer) lookAtSchedules(ctx context.Context) error {
 	if err == nil {
 		problems = append(problems, c.restoreSchedules(ctx, schedules))
 	}
-	overdue, oldest := 0, time.Duration(0)
+	found := &punctual{}
 	for _, s := range schedules {
 		table, err := readTimetable(s)
 		if err != nil {
@@ -62,13 +62,15 @@ func (c *Consumer) lookAtSchedules(ctx context.Context) error {
 			continue
 		}
 		late, age, err := c.noteLateness(ctx, table)
-		if late {
-			overdue++
+		if err == nil || age > 0 { // else nobody knows
+			found.note(s.Tenant, late, age)
 		}
-		oldest = max(oldest, age)
 		problems = append(problems, err, c.findMissed(ctx, table))
 	}
-	c.lateness.note(overdue, oldest)
+	if err != nil && len(schedules) == 0 { // nothing could be read, which is not the same as none
+		found = nil
+	}
+	c.lateness.Store(found.sorted())
 	return errors.Join(append(problems, c.keepPromises(ctx))...)
 }
 

@@ -43,6 +43,9 @@ func openPoster(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, hook
 	p.posts, _ = m.Int64Counter("snapfleet.webhook.posts", metric.WithDescription("Posts of events, by result: accepted, refused, unanswered; and events that were given up."), metric.WithUnit("{post}"))
 	p.late, _ = m.Float64Histogram("snapfleet.webhook.delay", metric.WithDescription("From the publishing of an outcome or a notice to its acceptance by the webhook's receiver."), metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400, 259200))
+	for _, result := range []string{"accepted", "refused", "unanswered", "given_up"} {
+		p.posts.Add(ctx, 0, labels("result", result))
+	}
 	for _, stream := range []string{contracts.OutcomeStream, contracts.NoticeStream} {
 		q, err := ensureWebhook(ctx, js, stream, 2*hook.cfg.Timeout)
 		if err != nil {
@@ -175,7 +178,7 @@ func (a Answer) refused() bool {
 }
 
 func (p *poster) count(ctx context.Context, result string) {
-	p.posts.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+	p.posts.Add(ctx, 1, labels("result", result))
 }
 
 // post is one post with its span: a trace of its own, because it may be days after the job's, and linked to that.

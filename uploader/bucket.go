@@ -221,6 +221,7 @@ func (b *bucket) put(ctx context.Context, u contracts.Upload, number int, _ int6
 	if err != nil {
 		return contracts.Part{}, fmt.Errorf("upload part %d of %s: %w", number, u.Name, err)
 	}
+	metered.bytes.Add(ctx, int64(len(body)))
 	return contracts.Part{ETag: aws.ToString(out.ETag), CRC64NVME: sum}, nil
 }
 

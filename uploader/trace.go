@@ -36,6 +36,7 @@ func traced(stack *middleware.Stack) error {
 			service, method := awsmiddleware.GetServiceID(ctx), awsmiddleware.GetOperationName(ctx)
 			if method == "UploadPart" {
 				out, meta, err := next.HandleInitialize(ctx, in)
+				metered.request(ctx, service, method, err)
 				if err != nil {
 					trace.SpanFromContext(ctx).AddEvent("a part failed", trace.WithAttributes(answered(meta, err)...))
 				}
@@ -51,6 +52,7 @@ func traced(stack *middleware.Stack) error {
 			if isAnswer(ctx, err) {
 				failure = nil
 			}
+			metered.request(ctx, service, method, failure)
 			span.SetAttributes(answered(meta, failure)...)
 			endSpan(span, failure)
 			return out, meta, err

@@ -53,6 +53,7 @@ type Uploader struct {
 // when cfg cannot work; see [Config.Validate].
 func New(base aws.Config, cfg Config) *Uploader {
 	u := newUploader(cfg)
+	metered.begin(context.Background())
 	base.HTTPClient = direct(base.HTTPClient)
 	trust := &trustChecks{every: u.cfg.TrustCheck, last: map[string]time.Time{}}
 	u.kept = &sessions{kept: map[sessionOf]*keptSession{}}
@@ -157,7 +158,11 @@ func abortAll(ctx context.Context, s store, left, keep []contracts.Upload) error
 	var errs []error
 	for _, up := range left {
 		if !slices.ContainsFunc(keep, func(k contracts.Upload) bool { return k.Name == up.Name && k.ID == up.ID }) {
-			errs = append(errs, s.abort(ctx, up))
+			err := s.abort(ctx, up)
+			if err == nil {
+				metered.swept.Add(ctx, 1)
+			}
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

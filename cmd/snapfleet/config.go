@@ -235,7 +235,9 @@ type workerCmd struct {
 	webhookFlags
 	natsFlags
 	logFlags
-	Listen string `group:"observe" default:":8080" placeholder:"ADDRESS" help:"Address of /metrics, /healthz and /readyz. Empty: none."`
+	Listen        string        `group:"observe" default:":8080" placeholder:"ADDRESS" help:"Address of /metrics, /healthz and /readyz. Empty: none."`
+	MeasureEvery  time.Duration `group:"observe" default:"30s" help:"How often one worker of the fleet measures the queue, for the metrics that are of the whole fleet."`
+	TenantMetrics int           `group:"observe" default:"0" placeholder:"N" help:"For how many tenants with a schedule, those whose last delivery is oldest, its age is a metric of their own, with the tenant's name as a label; at most 1000."`
 }
 
 // webhookFlags are where outcomes and notices are posted, and how they are signed.

@@ -161,6 +161,7 @@ func (w *workerCmd) consumerConfig(hook *consumer.Webhook, log zerolog.Logger) c
 		RetryBase: w.RetryBase, RetryMax: w.RetryMax,
 		SweepEvery: w.SweepEvery, SweepAfter: w.SweepAfter, SweepAgain: w.SweepAgain, ScheduleEvery: w.ScheduleEvery,
 		CheckEvery: orNever(w.CheckEvery), CheckAhead: orNever(w.CheckAhead), Domain: w.NATSDomain, Webhook: hook, Log: log,
+		MeasureEvery: w.MeasureEvery, TenantMetrics: w.TenantMetrics,
 	}
 }
 
@@ -230,7 +231,7 @@ func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Lo
 
 func routes(t *telemetry, ready func() error) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(t.scrape, promhttp.HandlerOpts{Registry: t.scrape}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.scrape, promhttp.HandlerOpts{Registry: t.scrape, EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := ready(); err != nil {
