@@ -68,6 +68,11 @@ manifests: ## Check the Kubernetes manifests against the API's own schemas.
 		$(GO) run $(KUBECONFORM) -strict -summary -schema-location 'deploy/kubernetes/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' bin/$$overlay.yaml; \
 	done
 
+.PHONY: rules
+rules: ## Check the metrics, the alerts and the dashboard with Prometheus' promtool.
+	@test/install.sh
+	@GO='$(GO)' test/rules.sh
+
 .PHONY: schemas
 schemas: ## Write the schemas that manifests are checked against again. It downloads Kubernetes' source.
 	$(GO) run ./deploy/kubernetes/schemas \
@@ -88,6 +93,7 @@ format: ## Format every file.
 .PHONY: generate
 generate: ## Write again what is generated: the pages that are made from the source.
 	$(GO) test ./contracts ./deploy/customer ./consumer -run '^(TestCustomerPage|TestExamples|TestDefinitions)$$' -update
+	$(GO) test ./test -run '^TestMetricsPage$$' -args -update
 	{ sed '/config:begin/q' README.md; $(GO) run ./cmd/snapfleet config-table; sed -n '/config:end/,$$p' README.md; } >README.md.new
 	mv README.md.new README.md
 

@@ -23,7 +23,10 @@ import (
 	"github.com/snapfleet/snapfleet/test/bucket"
 )
 
-var update = flag.Bool("update", false, "write again what deploy/metrics.md says of every metric")
+var (
+	update  = flag.Bool("update", false, "write again what deploy/metrics.md says of every metric")
+	scraped = flag.String("scraped", "", "file to write to what TestMetricsPage has scraped, for promtool")
+)
 
 // scrape is what a worker tells Prometheus, by the name of the metric.
 func (f *fleet) scrape(p *process) map[string]*dto.MetricFamily {
@@ -193,6 +196,17 @@ func TestMetricsPage(t *testing.T) {
 		}
 		return nil
 	})
+	for _, name := range borrowed {
+		if all[name] == nil {
+			t.Errorf("no worker tells %s", name)
+		}
+	}
+	if *scraped != "" {
+		_, body, _ := strings.Cut(f.probe(workers[0], "/metrics"), " ")
+		if err := os.WriteFile(*scraped, []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if got := described(all); *update {
 		writeMetricsPage(t, got)
 	} else if !slices.Equal(got, want) {
