@@ -106,7 +106,8 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 			// From here on the job is ours, until a heartbeat fails.
 			noteOwner(ctx, r)
 			l = hold(job, c.records, key, m, c.cfg, next, written, began)
-			l.seat, l.meters = chair, &c.meters
+			l.seat = chair
+			l.phased = func(phase contracts.Phase, took time.Duration) { c.meters.phase(job, string(phase), took) }
 			c.meters.claim(job, kind, 1)
 			return l, fate{}
 		case errors.Is(err, errSwapped):

@@ -44,14 +44,10 @@ func newLateness(worst int) *lateness {
 		}
 		o.ObserveInt64(scheduled, int64(len(p.tenants)))
 		o.ObserveInt64(overdue, int64(p.overdue))
-		age := time.Duration(0)
-		for i, t := range p.tenants {
-			age = max(age, t.age)
-			if i < worst {
-				o.ObserveFloat64(each, t.age.Seconds(), labels("tenant", t.tenant))
-			}
+		o.ObserveFloat64(oldest, p.oldest().Seconds())
+		for _, t := range p.worst(worst) {
+			o.ObserveFloat64(each, t.age.Seconds(), labels("tenant", t.tenant))
 		}
-		o.ObserveFloat64(oldest, age.Seconds())
 		return nil
 	}, scheduled, overdue, oldest, each)
 	return l
@@ -71,4 +67,15 @@ func (p *punctual) sorted() *punctual {
 	}
 	slices.SortFunc(p.tenants, func(a, b aged) int { return cmp.Or(cmp.Compare(b.age, a.age), cmp.Compare(a.tenant, b.tenant)) })
 	return p
+}
+
+// worst are the n tenants whose last delivery is oldest.
+func (p *punctual) worst(n int) []aged { return p.tenants[:min(n, len(p.tenants))] }
+
+// oldest is the age of the last delivery to the worst of them; 0: there is none.
+func (p *punctual) oldest() time.Duration {
+	for _, t := range p.worst(1) {
+		return t.age
+	}
+	return 0
 }

@@ -18,7 +18,7 @@ type lease struct {
 	msg     message
 	seat    *seat // the tenant's share of slots that the job takes
 	cfg     Config
-	meters  *meters // nil where nobody counts
+	phased  func(phase contracts.Phase, took time.Duration) // told when one is over; nil: nobody wants to know
 
 	ctx    context.Context // done, with the cause, when the hold is lost or the worker stops
 	cancel context.CancelCauseFunc
@@ -191,8 +191,8 @@ func (l *lease) Progress(change func(*contracts.Progress)) {
 // endPhase measures the phase that is over, and begins the one that the report names. It must be called with mu held.
 func (l *lease) endPhase() {
 	now := time.Now()
-	if l.phase != "" && l.meters != nil {
-		l.meters.phase(l.ctx, string(l.phase), now.Sub(l.since))
+	if l.phase != "" && l.phased != nil {
+		l.phased(l.phase, now.Sub(l.since))
 	}
 	l.phase, l.since = l.progress.Phase, now
 }

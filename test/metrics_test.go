@@ -272,7 +272,8 @@ func (f *fleet) exemplars(trace string, workers ...*process) {
 func TestMetricsOfTrouble(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "troubled", little("troubled"))
-	flags := []string{"--listen=127.0.0.1:0", "--slots=1", "--measure-every=500ms"}
+	flags := []string{"--listen=127.0.0.1:0", "--slots=1", "--measure-every=500ms", "--schedule-every=500ms"}
+	f.run("schedule", "set", f.tenant, "--cron=0 3 1 1 *", "--timezone=UTC")
 	first := f.work("w1", flags...)
 
 	// A store that fails once is asked again.
@@ -347,6 +348,19 @@ func TestMetricsOfTrouble(t *testing.T) {
 	})
 	f.grant(f.record().Destination.ExternalID)
 
+	// No tenant is named, because nobody has asked for it.
+	f.eventually("somebody looks at the schedules", func() error {
+		if len(f.speakers("snapfleet_delivery_age_seconds", first, second)) == 0 {
+			return errors.New("nobody does")
+		}
+		return nil
+	})
+	for _, w := range []*process{first, second} {
+		if body := f.probe(w, "/metrics"); strings.Contains(body, f.tenant) {
+			t.Errorf("a tenant is named:\n%s", body)
+		}
+	}
+
 	// Whoever has lost the turn, or cannot ask, says nothing of the fleet.
 	f.nats.Stop()
 	for _, w := range []*process{first, second} {
@@ -357,5 +371,32 @@ func TestMetricsOfTrouble(t *testing.T) {
 			return nil
 		})
 		f.measures(w, 0, 0, "snapfleet_worker_ready")
+	}
+}
+
+// TestMetricsNeedNoFurtherRights: with the shipped configuration of the server a worker may measure all that it tells.
+func TestMetricsNeedNoFurtherRights(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t, "gauged")
+	workers := *g.fleet
+	workers.env = g.as("worker")
+	w := workers.work("worker", append(newReceiver(t).flags(), "--listen=127.0.0.1:0", "--measure-every=300ms", "--schedule-every=300ms")...)
+	g.measures(w, 0, 0, "snapfleet_queue_length")
+	g.measures(w, 0, 0, "snapfleet_dead_letters")
+	g.measures(w, 0, 0, "snapfleet_webhook_backlog", "tells", "outcomes")
+	g.measures(w, 0, 0, "snapfleet_tenants_scheduled")
+	if said := w.said(); strings.Contains(said, "NATS refuses something") || strings.Contains(said, "could not be measured") {
+		t.Errorf("the worker needs what it has no right to:\n%s", said)
+	}
+}
+
+// TestTenantMetricsHaveABound: whoever asks for too many names learns how many there may be.
+func TestTenantMetricsHaveABound(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "countless", little("countless"))
+	for _, n := range []string{"-1", "1001"} {
+		if out, code := f.try(f.env, "worker", "--listen=", "--tenant-metrics="+n); code == 0 || !strings.Contains(out, "tenant metrics ("+n+") must be 0 to 1000") {
+			t.Errorf("--tenant-metrics=%s ends with %d: %s", n, code, out)
+		}
 	}
 }
