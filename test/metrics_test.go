@@ -395,7 +395,7 @@ func TestTenantMetricsHaveABound(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "countless", little("countless"))
 	for _, n := range []string{"-1", "1001"} {
-		if out, code := f.try(f.env, "worker", "--listen=", "--tenant-metrics="+n); code == 0 || !strings.Contains(out, "tenant metrics ("+n+") must be 0 to 1000") {
+		if out, code := f.try(f.env, append(append([]string{"worker"}, quick...), "--tenant-metrics="+n)...); code == 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), "tenant metrics ("+n+") must be 0 to 1000") {
 			t.Errorf("--tenant-metrics=%s ends with %d: %s", n, code, out)
 		}
 	}

@@ -61,6 +61,7 @@ func run(to io.Writer) error {
 	var s screen
 	file := flag.String("dashboard", "deploy/grafana/snapfleet.json", "the dashboard")
 	flag.StringVar(&s.prometheus, "prometheus", "http://127.0.0.1:9090", "its URL")
+	note := flag.String("note", "", "what the data is of, for the line at the bottom")
 	back := flag.Duration("for", time.Hour, "how much time is drawn")
 	end := flag.Int64("to", time.Now().Unix(), "the end of it, in seconds since 1970")
 	flag.StringVar(&s.interval, "rate-interval", "1m", "what $__rate_interval stands for: four times the scrape interval")
@@ -79,13 +80,14 @@ func run(to io.Writer) error {
 	for _, p := range d.Panels {
 		height = max(height, (p.GridPos.Y+p.GridPos.H)*rowHeight)
 	}
+	height += rowHeight
 	fmt.Fprintf(to, "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%.0f' font-family='sans-serif' font-size='11' fill='#ddd'>\n<rect width='100%%' height='100%%' fill='#111217'/>\n", 24*columnWidth, height)
 	for _, p := range d.Panels {
 		if err := s.draw(to, p); err != nil {
 			return fmt.Errorf("panel %q: %w", p.Title, err)
 		}
 	}
-	fmt.Fprintln(to, "</svg>")
+	fmt.Fprintf(to, "<text x='8' y='%.0f' fill='#999'>Drawn by test/dashboard from what Prometheus answers to the dashboard's queries, not by Grafana. %s</text>\n</svg>\n", height-10, html.EscapeString(*note))
 	return nil
 }
 
