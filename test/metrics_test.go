@@ -387,6 +387,11 @@ func TestMetricsNeedNoFurtherRights(t *testing.T) {
 	g.measures(w, 0, 0, "snapfleet_dead_letters")
 	g.measures(w, 0, 0, "snapfleet_webhook_backlog", "tells", "outcomes")
 	g.measures(w, 0, 0, "snapfleet_tenants_scheduled")
+	g.run("pause", "--fleet", "--reason=to see what waits")
+	g.run("schedule", "set", g.tenant, "--cron=*/2 * * * * *", "--timezone=UTC", "--only=tables")
+	g.measures(w, 1, 60, "snapfleet_queue_jobs", "state", "paused") // the runs of schedules wait, too
+	g.measures(w, 1, 60, "snapfleet_queue_length")
+	g.run("schedule", "clear", g.tenant)
 	if said := w.said(); strings.Contains(said, "NATS refuses something") || strings.Contains(said, "could not be measured") {
 		t.Errorf("the worker needs what it has no right to:\n%s", said)
 	}
