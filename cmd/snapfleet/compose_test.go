@@ -26,6 +26,10 @@ func init() { world.ServeNATS() }
 // composed is deploy/compose.yaml, read as docker compose reads it.
 func composed(t *testing.T) *types.Project {
 	t.Helper()
+	// The S3 server of a test before has changed the working folder to one that is gone.
+	if err := os.Chdir(house); err != nil {
+		t.Fatal(err)
+	}
 	options, err := compose.NewProjectOptions([]string{filepath.Join(house, "deploy", "compose.yaml")}, compose.WithProfiles([]string{"*"}), compose.WithWorkingDirectory(filepath.Join(house, "deploy")))
 	if err != nil {
 		t.Fatal(err)
