@@ -433,9 +433,11 @@ func TestScheduleOfAnotherTenantIsBuried(t *testing.T) {
 			w.show(w.messages[0], 0)
 		})
 		time.Sleep(time.Minute)
-		if want := "acme.2000-01-01-000000 invalid_request"; !slices.Contains(w.dead, want) || len(w.folders) > 0 {
-			t.Errorf("dead letters %q, folders %v", w.dead, w.folders)
-		}
+		w.change("look", func() {
+			if want := "acme.2000-01-01-000000 invalid_request"; !slices.Contains(w.dead, want) || len(w.folders) > 0 {
+				t.Errorf("dead letters %q, folders %v", w.dead, w.folders)
+			}
+		})
 	})
 }
 
