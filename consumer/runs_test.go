@@ -488,7 +488,7 @@ func TestOverdueIsToldWhenItChanges(t *testing.T) {
 // take effect after all, workers that die, a server that is killed. After every change no two runs of a tenant are under
 // way. In the end every run that fired has one outcome, and whoever reads the outcomes knows of every other.
 func TestRandomFaultsOfRuns(t *testing.T) {
-	for seed := range uint64(max(1, *seeds/4)) {
+	for seed := range uint64(max(1, *seeds/12)) {
 		seed += *first
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inMemory(t, func(t *testing.T, w *memory) {
