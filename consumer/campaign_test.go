@@ -160,10 +160,10 @@ func (c *chaos) run(t *testing.T) {
 		if c.storm() {
 			c.disturb(at)
 		}
-		time.Sleep(tick)
+		time.Sleep(tick) // virtual: the world is in a bubble
 	}
 	c.checkEnds()
-	time.Sleep(2 * time.Hour) // for the janitor
+	time.Sleep(2 * time.Hour) // virtual, for the janitor
 	c.checkRemains()
 }
 

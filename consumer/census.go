@@ -99,28 +99,22 @@ func (c *Consumer) takeCensus(ctx context.Context) {
 	if c.survey == nil {
 		return
 	}
-	var mine uint64
-	for pause(ctx, c.cfg.MeasureEvery); ctx.Err() == nil; pause(ctx, c.cfg.MeasureEvery) {
-		revision, ok := c.turnBy(ctx, c.fleet, censusKey, c.cfg.MeasureEvery)
-		if !ok {
-			if revision != mine { // somebody else's turn, or nobody can say
-				c.measured.Store(nil)
+	defer c.measured.Store(nil)
+	c.takeTurns(ctx, round{
+		in: c.fleet, key: censusKey, every: c.cfg.MeasureEvery,
+		do: func(ctx context.Context) error {
+			bounded, cancel := context.WithTimeout(ctx, censusTime)
+			defer cancel()
+			n, err := c.survey(bounded)
+			if err != nil {
+				n = nil
 			}
-			continue
-		}
-		mine = revision
-		bounded, cancel := context.WithTimeout(ctx, censusTime)
-		n, err := c.survey(bounded)
-		cancel()
-		if err != nil {
-			n = nil
-			if ctx.Err() == nil {
-				c.cfg.Log.Warn().Err(err).Msg("the queue could not be measured, and will be again")
-			}
-		}
-		c.measured.Store(n)
-	}
-	c.measured.Store(nil)
+			c.measured.Store(n)
+			return err
+		},
+		trouble: "the queue could not be measured, and will be again",
+		rest:    func() { c.measured.Store(nil) },
+	})
 }
 
 // surveyor asks JetStream, over what operators ask it by.

@@ -22,43 +22,10 @@ type sweep struct {
 // janitor removes what could not be removed in time: uploads that a paused worker created after its successor
 // had cleaned up, and the receipts and plans of jobs that ended. Any worker may do it, and it does no harm if two do.
 func (c *Consumer) janitor(ctx context.Context) {
-	for pause(ctx, c.cfg.SweepEvery); ctx.Err() == nil; pause(ctx, c.cfg.SweepEvery) {
-		if !c.elected(ctx, c.records, janitorKey, c.cfg.SweepEvery) {
-			continue
-		}
-		if err := c.sweepAll(ctx); err != nil && ctx.Err() == nil {
-			c.cfg.Log.Warn().Err(err).Msg("the janitor could not look after all ended jobs, and will try again")
-		}
-	}
-}
-
-// elected reports whether this worker does now what one worker of the fleet does every so often: nobody has for that
-// long, as seen by its own clock, and it wins the swap.
-func (c *Consumer) elected(ctx context.Context, in cells, key string, every time.Duration) bool {
-	_, ok := c.turnBy(ctx, in, key, every)
-	return ok
-}
-
-// turnBy is elected with the revision by which the present turn is known, whosoever it is; 0 when that is not known.
-func (c *Consumer) turnBy(ctx context.Context, in cells, key string, every time.Duration) (revision uint64, ok bool) {
-	_, rev, err := in.Get(ctx, key)
-	if err != nil && !errors.Is(err, errNoCell) {
-		return 0, false
-	}
-	if rev != 0 && c.seen.unchanged(key, rev) < every {
-		return rev, false
-	}
-	now, _ := json.Marshal(map[string]any{"worker": c.cfg.Worker, "at": time.Now().UTC()})
-	if rev == 0 {
-		rev, err = in.Create(ctx, key, now)
-	} else {
-		rev, err = in.Update(ctx, key, now, rev)
-	}
-	if err != nil {
-		return 0, false
-	}
-	c.seen.note(key, rev)
-	return rev, true
+	c.takeTurns(ctx, round{
+		in: c.records, key: janitorKey, every: c.cfg.SweepEvery, do: c.sweepAll,
+		trouble: "the janitor could not look after all ended jobs, and will try again",
+	})
 }
 
 func (c *Consumer) sweepAll(ctx context.Context) error {

@@ -532,7 +532,7 @@ func (c *chaos) runSchedules() {
 				time.AfterFunc(150*time.Second, func() { c.kill(false) })
 			}
 		}
-		time.Sleep(tick)
+		time.Sleep(tick) // virtual: the world is in a bubble
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

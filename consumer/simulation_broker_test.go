@@ -162,7 +162,7 @@ func (p *wire) ask(what string) error {
 	p.mu.Lock()
 	p.asked[what]++
 	p.mu.Unlock()
-	time.Sleep(p.latency)
+	time.Sleep(p.latency) // virtual: what an answer takes
 	if p.cut.Load() {
 		return errKilled
 	}

@@ -19,7 +19,7 @@ const timekeeperKey = "timekeeper"
 type calendar interface {
 	// All returns every schedule that can be read; the error is about the others, or about all.
 	All(ctx context.Context) ([]contracts.Schedule, error)
-	// Ask publishes a message on the tenant's requests. The same id is taken once, for a day.
+	// Ask publishes a message on the tenant's runs. The same id is taken once, for a day.
 	Ask(ctx context.Context, tenant string, body []byte, id string) error
 	// Restore publishes a schedule that was there before, as it was.
 	Restore(ctx context.Context, s contracts.Schedule) error
@@ -32,20 +32,11 @@ func (c *Consumer) keepTime(ctx context.Context) {
 	if c.calendar == nil {
 		return
 	}
-	var mine uint64
-	for pause(ctx, c.cfg.ScheduleEvery); ctx.Err() == nil; pause(ctx, c.cfg.ScheduleEvery) {
-		revision, ok := c.turnBy(ctx, c.fleet, timekeeperKey, c.cfg.ScheduleEvery)
-		if !ok {
-			if revision != mine { // somebody else's turn, or nobody can say
-				c.lateness.Store(nil)
-			}
-			continue
-		}
-		mine = revision
-		if err := c.lookAtSchedules(ctx); err != nil && ctx.Err() == nil {
-			c.cfg.Log.Warn().Err(err).Msg("cannot look at all schedules, and will try again")
-		}
-	}
+	c.takeTurns(ctx, round{
+		in: c.fleet, key: timekeeperKey, every: c.cfg.ScheduleEvery, do: c.lookAtSchedules,
+		trouble: "cannot look at all schedules, and will try again",
+		rest:    func() { c.lateness.Store(nil) },
+	})
 }
 
 func (c *Consumer) lookAtSchedules(ctx context.Context) error {
@@ -74,10 +65,10 @@ func (c *Consumer) lookAtSchedules(ctx context.Context) error {
 	return errors.Join(append(problems, c.keepPromises(ctx))...)
 }
 
-// restoreSchedules brings back what is gone and was not cleared. Streams with schedules take headers that remove
-// messages, from anybody who may publish a request (Nats-Rollup, Nats-Schedule-Next: purge), and the server has no
-// permission to withhold them. there are the schedules whose messages are in the stream: they were read before the
-// copies are, and a schedule loses its copy first, so what is cleared meanwhile does not come back.
+// restoreSchedules brings back what is gone and was not cleared: a stream with schedules takes headers that remove
+// messages (Nats-Rollup, Nats-Schedule-Next: purge), and people make mistakes. there are the schedules whose messages are
+// in the stream: they were read before the copies are, and a schedule loses its copy first, so what is cleared meanwhile
+// does not come back.
 func (c *Consumer) restoreSchedules(ctx context.Context, there []contracts.Schedule) error {
 	keys, err := c.fleet.Keys(ctx, scheduleKey("*"))
 	if err != nil {

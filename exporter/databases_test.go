@@ -285,21 +285,7 @@ func TestShareOfEachDatabase(t *testing.T) {
 		jobs.Go(func() {
 			a := job(n)
 			a.Tenant.Database = []string{"one", "three"}[n%2]
-			for {
-				s, err := workers[n/2%2].Open(t.Context(), a)
-				if isWaiting(err) {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				rows, err := tryWriteTo(s.Tables(), io.Discard)
-				if err = errors.Join(err, s.Release(t.Context()), s.Close()); err != nil || rows != 60000 {
-					t.Errorf("%d rows, %v", rows, err)
-				}
-				return
-			}
+			insistOn(t, workers[n/2%2], a, 60000)
 		})
 	}
 	go func() { jobs.Wait(); close(done) }()

@@ -58,24 +58,10 @@ func TestFleetShare(t *testing.T) {
 	for n := range 4 {
 		jobs.Go(func() {
 			for range 2 {
-				for {
-					s, err := workers[n%2].Open(t.Context(), job(n))
-					if isWaiting(err) {
-						mu.Lock()
-						refused++
-						mu.Unlock()
-						continue
-					}
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					rows, err := tryWriteTo(s.Tables(), io.Discard)
-					if err = errors.Join(err, s.Release(t.Context()), s.Close()); err != nil || rows != 60000 {
-						t.Errorf("%d rows, %v", rows, err)
-					}
-					break
-				}
+				waited := insistOn(t, workers[n%2], job(n), 60000)
+				mu.Lock()
+				refused += waited
+				mu.Unlock()
 			}
 		})
 	}
@@ -262,5 +248,24 @@ func TestHolderAloneIsKilled(t *testing.T) {
 	}
 	if err := s.Release(context.Background()); err == nil {
 		t.Error("a snapshot that was lost was released without a word")
+	}
+}
+
+// insistOn reads all tables as soon as there is room for the job, and counts how often there was none.
+func insistOn(t *testing.T, e *Exporter, a contracts.Attempt, want int64) (refused int) {
+	for ; ; refused++ {
+		s, err := e.Open(t.Context(), a)
+		if isWaiting(err) {
+			continue
+		}
+		if err != nil {
+			t.Error(err)
+			return refused
+		}
+		rows, err := tryWriteTo(s.Tables(), io.Discard)
+		if err = errors.Join(err, s.Release(t.Context()), s.Close()); err != nil || rows != want {
+			t.Errorf("%d rows, %v", rows, err)
+		}
+		return refused
 	}
 }

@@ -41,7 +41,7 @@ func TestJaeger(t *testing.T) {
 		}
 		return false
 	}
-	for end := time.Now().Add(time.Minute); !acknowledged(); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !acknowledged(); time.Sleep(100 * time.Millisecond) { // Jaeger tells nobody what has come
 		if time.Now().After(end) {
 			t.Fatalf("the trace does not come to its end: %+v", trace)
 		}
