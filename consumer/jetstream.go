@@ -261,7 +261,7 @@ func (b bucketCells) Changes(ctx context.Context, filter string, seen func(strin
 		select {
 		case e, ok := <-w.Updates():
 			if !ok {
-				return errors.New("the watch ended")
+				return watchEnded(ctx)
 			}
 			if e != nil {
 				seen(e.Key(), e.Revision())
@@ -283,7 +283,7 @@ func (b bucketCells) Follow(ctx context.Context, filter string, seen func(string
 		case e, ok := <-w.Updates():
 			switch {
 			case !ok:
-				return errors.New("the watch ended")
+				return watchEnded(ctx)
 			case e == nil:
 				all()
 			case e.Operation() == jetstream.KeyValuePut:
@@ -295,6 +295,15 @@ func (b bucketCells) Follow(ctx context.Context, filter string, seen func(string
 			return nil
 		}
 	}
+}
+
+// watchEnded is why there are no more updates: whoever watches has had enough, which may close them before he sees that
+// himself, or they ended without that.
+func watchEnded(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.New("the watch ended")
 }
 
 // streams is the ledger.
