@@ -385,10 +385,11 @@ func (a *album) dies(j *journal, every time.Duration, before, after func()) {
 	cfg.CheckpointEvery = every
 	o := &odd{}
 	u, _ := inFolder(a.t, cfg, o)
-	a.woke = before
+	arrived := func() int { o.mu.Lock(); defer o.mu.Unlock(); return len(o.arrived) }
+	tables := 0 // parts
+	a.woke = func() { tables = arrived(); before() }
 	_, err := a.begin(u, attempt(0), j, 50_000, func() {
-		arrived := func() int { o.mu.Lock(); defer o.mu.Unlock(); return len(o.arrived) }
-		for tick := time.Tick(time.Millisecond); arrived() < 50_000/small.PartBytes; {
+		for tick := time.Tick(time.Millisecond); arrived() < tables+50_000/small.PartBytes; {
 			<-tick
 		}
 		after()
