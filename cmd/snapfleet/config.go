@@ -211,16 +211,16 @@ type workerCmd struct {
 	RetryBase time.Duration `group:"work" default:"30s" help:"Bound of the random delay before the first retry, doubled for each one after it."`
 	RetryMax  time.Duration `group:"work" default:"1h" help:"Most that this bound grows to."`
 
-	Heartbeat  time.Duration `group:"lease" default:"10s" help:"How often a worker renews its hold on a job. Twice this must be less than --fence."`
-	Fence      time.Duration `group:"lease" default:"30s" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
-	Observe    time.Duration `group:"lease" default:"1m" help:"How long a job's record must stand still before another worker takes over. No more than the queue's ack wait."`
-	SweepEvery time.Duration `group:"lease" default:"5m" help:"How often the fleet looks for uploads that ended jobs have left behind."`
-	SweepAfter time.Duration `group:"lease" default:"15m" help:"How long after its end a job is looked after for the first time."`
-	SweepAgain time.Duration `group:"lease" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
+	Heartbeat time.Duration `group:"lease" default:"10s" help:"How often a worker renews its hold on a job. Twice this must be less than --fence."`
+	Fence     time.Duration `group:"lease" default:"30s" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
+	Observe   time.Duration `group:"lease" default:"1m" help:"How long a job's record must stand still before another worker takes over. No more than the queue's ack wait."`
 
-	CheckEvery    time.Duration `group:"work" default:"24h" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
-	CheckAhead    time.Duration `group:"work" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
-	ScheduleEvery time.Duration `group:"work" default:"1m" help:"How often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose deliveries are overdue."`
+	SweepEvery    time.Duration `group:"round" default:"5m" help:"How often the fleet looks for uploads that ended jobs have left behind."`
+	SweepAfter    time.Duration `group:"round" default:"15m" help:"How long after its end a job is looked after for the first time."`
+	SweepAgain    time.Duration `group:"round" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
+	CheckEvery    time.Duration `group:"round" default:"24h" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
+	CheckAhead    time.Duration `group:"round" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
+	ScheduleEvery time.Duration `group:"round" default:"1m" help:"How often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose deliveries are overdue."`
 
 	databaseFlags
 	databasesFlags
@@ -382,6 +382,7 @@ func kongOptions() []kong.Option {
 			{Key: "other", Title: "More"},
 			{Key: "work", Title: "Work"},
 			{Key: "lease", Title: "Leases"},
+			{Key: "round", Title: "Rounds"},
 			{Key: "postgres", Title: "PostgreSQL"},
 			{Key: "attachments", Title: "Attachments"},
 			{Key: "filter", Title: "What is left out"},
