@@ -151,7 +151,8 @@ func (p *posting) publish(jobs ...string) {
 	}
 }
 
-// settled waits until nothing is left to post.
+// settled waits until nothing is left to post. A consumer hears of a message some time after its publisher does, and has
+// nothing pending until then.
 func (p *posting) settled() {
 	p.t.Helper()
 	comesTrue(p.t, "every event is settled", func() error {
@@ -160,8 +161,13 @@ func (p *posting) settled() {
 			if err != nil {
 				return err
 			}
-			if i := q.CachedInfo(); i.NumPending+uint64(i.NumAckPending) > 0 {
-				return fmt.Errorf("%s: %d pending, %d posted and not settled", stream, i.NumPending, i.NumAckPending)
+			s, err := p.js.Stream(p.t.Context(), stream)
+			if err != nil {
+				return err
+			}
+			i, last := q.CachedInfo(), s.CachedInfo().State.LastSeq
+			if i.Delivered.Stream < last || i.NumAckPending > 0 {
+				return fmt.Errorf("%s: %d of %d handed out, %d posted and not settled", stream, i.Delivered.Stream, last, i.NumAckPending)
 			}
 		}
 		return nil
@@ -411,7 +417,10 @@ func TestWebhookPostsAgainUntilTheReceiverHasIt(t *testing.T) {
 		func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hidden", http.StatusInternalServerError) },
 		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) },
 		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) },
-		func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, // hangs until the poster leaves
+		func(_ http.ResponseWriter, r *http.Request) { // hangs until the poster leaves, who could still hear a late yes
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		},
 		func(w http.ResponseWriter, _ *http.Request) { // resets
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err == nil {

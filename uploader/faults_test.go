@@ -52,8 +52,9 @@ func TestEveryRequestMayFail(t *testing.T) {
 			t.Run(op+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				cust := newCustomer(t)
-				c.fault.Times = 1
-				fault := cust.inject(op, c.fault)
+				once := c.fault // which the other operations share
+				once.Times = 1
+				fault := cust.inject(op, once)
 				prepare := cust.prepareSmall
 				if op == "UploadPart" {
 					prepare = cust.prepare
