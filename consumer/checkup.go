@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -24,8 +25,6 @@ const (
 	checkupKey = "checkup"
 	// lookEvery is how often a worker looks, at least.
 	lookEvery = 5 * time.Minute
-	// checksAtOnce is how many destinations a worker checks at once.
-	checksAtOnce = 4
 	// checkTime bounds one check; claimLife is when a claim is nobody's any more, because its worker has died.
 	checkTime, claimLife = 2 * time.Minute, 10 * time.Minute
 	// tryAgain is how long after a check that found nothing out the next one is due.
@@ -163,17 +162,16 @@ func (c *Consumer) checkupRound(ctx context.Context, every time.Duration) error 
 			c.cfg.Log.Warn().Err(err).Msg("the schedules could not be read")
 		}
 	}
-	var group errgroup.Group
-	group.SetLimit(checksAtOnce)
+	err = each(ctx, names, func(ctx context.Context, name string) error {
+		return c.checkup(ctx, name, known[name], runs[name])
+	})
 	for _, name := range names {
-		k := known[name]
 		delete(known, name)
-		group.Go(func() error { return c.checkup(ctx, name, k, runs[name]) })
 	}
-	err = group.Wait()
-	for gone := range known {
-		err = errors.Join(err, c.fleet.Delete(ctx, checkupKeyOf(gone)))
-	}
+	gone := slices.Collect(maps.Keys(known))
+	err = errors.Join(err, each(ctx, gone, func(ctx context.Context, name string) error {
+		return c.fleet.Delete(ctx, checkupKeyOf(name))
+	}))
 	_, readErr := c.checkupsKnown(ctx)
 	return errors.Join(err, readErr)
 }
@@ -256,9 +254,6 @@ func (c *Consumer) swapCheckup(ctx context.Context, tenant string, change func(*
 
 // checkup checks one destination, if it is due, and tells what was not told in time.
 func (c *Consumer) checkup(ctx context.Context, name string, k checkup, run time.Time) error {
-	if ctx.Err() != nil {
-		return nil
-	}
 	t, err := c.tenants.Get(ctx, name)
 	if _, rejected := contracts.AsRejection(err); rejected {
 		return nil // removed in between, or a record that no job can use either

@@ -213,7 +213,7 @@ func TestManySlowDestinations(t *testing.T) {
 				t.Errorf("%s was checked %d times", name, n)
 			}
 		}
-		if h.most <= checksAtOnce || h.most > 3*checksAtOnce {
+		if h.most <= abreast || h.most > 3*abreast {
 			t.Errorf("%d checks at once, by three workers", h.most)
 		}
 	})

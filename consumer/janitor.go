@@ -33,16 +33,7 @@ func (c *Consumer) sweepAll(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list jobs to look after: %w", err)
 	}
-	var problems []error
-	for _, key := range keys {
-		if ctx.Err() != nil {
-			break
-		}
-		if err := c.sweepJob(ctx, key); err != nil {
-			problems = append(problems, err)
-		}
-	}
-	return errors.Join(problems...)
+	return each(ctx, keys, c.sweepJob)
 }
 
 // sweepJob looks after one job, if it is time.

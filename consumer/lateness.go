@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ type lateness struct{ atomic.Pointer[punctual] }
 
 // punctual is how old each tenant's last delivery is, of those that have a schedule.
 type punctual struct {
+	mu      sync.Mutex // while it is being found out
 	overdue int
 	tenants []aged // the oldest first
 }
@@ -54,6 +56,8 @@ func newLateness(worst int) *lateness {
 }
 
 func (p *punctual) note(tenant string, late bool, age time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if late {
 		p.overdue++
 	}

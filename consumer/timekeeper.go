@@ -46,18 +46,17 @@ func (c *Consumer) lookAtSchedules(ctx context.Context) error {
 		problems = append(problems, c.restoreSchedules(ctx, schedules))
 	}
 	found := &punctual{}
-	for _, s := range schedules {
+	problems = append(problems, each(ctx, schedules, func(ctx context.Context, s contracts.Schedule) error {
 		table, err := readTimetable(s)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("the schedule of tenant %s: %w", s.Tenant, err))
-			continue
+			return fmt.Errorf("the schedule of tenant %s: %w", s.Tenant, err)
 		}
 		late, age, err := c.noteLateness(ctx, table)
 		if err == nil || age > 0 { // else nobody knows
 			found.note(s.Tenant, late, age)
 		}
-		problems = append(problems, err, c.findMissed(ctx, table))
-	}
+		return errors.Join(err, c.findMissed(ctx, table))
+	}))
 	if err != nil && len(schedules) == 0 { // nothing could be read, which is not the same as none
 		found = nil
 	}
@@ -74,22 +73,20 @@ func (c *Consumer) restoreSchedules(ctx context.Context, there []contracts.Sched
 	if err != nil {
 		return fmt.Errorf("list the copies of schedules: %w", err)
 	}
-	var problems []error
-	for _, key := range keys {
-		tenant := strings.TrimPrefix(key, scheduleKey(""))
-		if slices.ContainsFunc(there, func(s contracts.Schedule) bool { return s.Tenant == tenant }) {
-			continue
-		}
+	present := map[string]bool{}
+	for _, s := range there {
+		present[scheduleKey(s.Tenant)] = true
+	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { return present[key] })
+	return each(ctx, keys, func(ctx context.Context, key string) error {
 		var s contracts.Schedule
 		rev, err := readCell(ctx, c.fleet, key, &s)
 		if err != nil || rev == 0 {
-			problems = append(problems, err)
-			continue
+			return err
 		}
-		c.cfg.Log.Warn().Str("tenant", tenant).Msg("a schedule has vanished that nobody has cleared; it is set again")
-		problems = append(problems, c.calendar.Restore(ctx, s))
-	}
-	return errors.Join(problems...)
+		c.cfg.Log.Warn().Str("tenant", s.Tenant).Msg("a schedule has vanished that nobody has cleared; it is set again")
+		return c.calendar.Restore(ctx, s)
+	})
 }
 
 // findMissed asks for the run that JetStream did not: a server that was killed goes on with the next time. It asks by
@@ -125,28 +122,24 @@ func (c *Consumer) keepPromises(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the runs that were promised: %w", err)
 	}
-	var problems []error
-	for _, key := range keys {
+	return each(ctx, keys, func(ctx context.Context, key string) error {
 		tenant := strings.TrimPrefix(key, runKey(""))
 		last, _, err := c.lastRun(ctx, tenant)
-		age := time.Duration(0)
-		if last != nil {
-			age = time.Since(last.FiredAt)
+		if err != nil || last == nil {
+			return err
 		}
-		if age <= c.cfg.ScheduleEvery || age > c.cfg.MaxAge {
-			problems = append(problems, err)
-			continue
+		if age := time.Since(last.FiredAt); age <= c.cfg.ScheduleEvery || age > c.cfg.MaxAge {
+			return nil
 		}
-		known, _, err := c.knows(ctx, tenant, last.Job)
-		if err == nil && !known {
-			var body []byte
-			if body, err = json.Marshal(last.request(tenant)); err == nil {
-				err = c.calendar.Ask(ctx, tenant, body, contracts.RequestMsgID(tenant, last.Job)+".promised")
-			}
+		if known, _, err := c.knows(ctx, tenant, last.Job); err != nil || known {
+			return err
 		}
-		problems = append(problems, err)
-	}
-	return errors.Join(problems...)
+		body, err := json.Marshal(last.request(tenant))
+		if err != nil {
+			return fmt.Errorf("encode the run: %w", err)
+		}
+		return c.calendar.Ask(ctx, tenant, body, contracts.RequestMsgID(tenant, last.Job)+".promised")
+	})
 }
 
 // noteLateness tells when a tenant's deliveries fall behind, and when there is one again. age is that of the last one,

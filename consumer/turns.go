@@ -4,7 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // What somebody has to look at again and again is looked at by whichever worker finds a cell unchanged for a whole
@@ -66,4 +70,34 @@ func (c *Consumer) turnBy(ctx context.Context, in cells, key string, every time.
 	}
 	c.seen.note(key, rev)
 	return rev, true
+}
+
+const (
+	// abreast is how many things a round looks at at once. It waits for answers most of its time.
+	abreast = 8
+	// complaints is how many errors a round tells in full: when a server is down, all its things have the same.
+	complaints = 5
+)
+
+// each does something for every thing of a round, for some of them at once. What goes wrong with one is in the way of no
+// other; the error tells of the first few.
+func each[T any](ctx context.Context, things []T, do func(context.Context, T) error) error {
+	var group errgroup.Group
+	group.SetLimit(abreast)
+	outcomes := make([]error, len(things))
+	for i, thing := range things {
+		group.Go(func() error {
+			if ctx.Err() == nil {
+				outcomes[i] = do(ctx, thing)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // outcomes has them
+
+	problems := slices.DeleteFunc(outcomes, func(err error) bool { return err == nil })
+	if more := len(problems) - complaints; more > 0 {
+		problems = append(problems[:complaints], fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(problems...)
 }

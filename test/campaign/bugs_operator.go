@@ -5,9 +5,28 @@ package main
 var operatorBugs = []bug{
 	// What is known of destinations.
 	{
-		"one slow check at a time", "consumer/checkup.go",
-		`group.SetLimit(checksAtOnce)`, `group.SetLimit(1)`,
+		"one slow check at a time", "consumer/turns.go",
+		`group.SetLimit(abreast)`, `group.SetLimit(1)`,
 		`^TestManySlowDestinations$`,
+	},
+	{
+		"what went wrong in a round is told of nobody", "consumer/turns.go",
+		`return errors.Join(problems...)`, `return nil`,
+		`^TestEach$`,
+	},
+	{
+		"one thing that goes wrong ends a round", "consumer/turns.go",
+		`			return nil
+		})
+	}
+	_ = group.Wait()`, `			return outcomes[i]
+		})
+		if errors.Join(outcomes...) != nil {
+			break
+		}
+	}
+	_ = group.Wait()`,
+		`^TestEach$`,
 	},
 	{
 		"told again and again", "consumer/checkup.go",
@@ -98,12 +117,12 @@ var operatorBugs = []bug{
 	},
 	{
 		"promise that is not kept", "consumer/timekeeper.go",
-		`if err == nil && !known {`, `if err == nil && known {`,
-		`^TestRandomFaultsOfRuns$`,
+		`last.Job); err != nil || known {`, `last.Job); err != nil || !known {`,
+		`^TestRunsThatNeverFiredAreFound$`,
 	},
 	{
 		"vanished schedule stays away", "consumer/timekeeper.go",
-		`problems = append(problems, c.calendar.Restore(ctx, s))`, ``,
+		`return c.calendar.Restore(ctx, s)`, `return nil`,
 		`^TestAScheduleThatVanishesComesBack$`,
 	},
 	{
