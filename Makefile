@@ -135,6 +135,30 @@ trace: bin/jaeger ## Show that the real Jaeger understands a delivery's trace. I
 	$(GO) vet -tags jaeger ./test ./cmd/demo
 	$(GO) test -tags jaeger ./test ./cmd/demo -run '^TestJaeger' -p 1 -v -count 1
 
+# The real Kubernetes and the real KEDA, in modules of their own, as Jaeger is.
+bin/kube: test/kubernetes/go.mod test/kubernetes/go.sum
+	@echo "Building etcd and Kubernetes, once: some eight minutes on two cores that have nothing else to do."
+	@mkdir -p $@
+	@set -e; for program in go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl; do \
+		case $$program in *etcd*) name=etcd ;; *) name=$${program##*/} ;; esac; \
+		echo "$$name"; $(GO) build -C test/kubernetes -ldflags '-s -w' -o ../../$@/$$name $$program; \
+	done
+	@touch $@
+
+bin/keda: test/keda/go.mod test/keda/go.sum
+	@echo "Building KEDA, once: some six minutes on two cores that have nothing else to do."
+	@mkdir -p $@
+	@set -e; for name in operator adapter; do \
+		echo "$$name"; $(GO) build -C test/keda -ldflags '-s -w' -o ../../$@/$$name github.com/kedacore/keda/v2/cmd/$$name; \
+	done
+	@touch $@
+
+.PHONY: autoscale
+autoscale: bin/kube bin/keda ## Show that the real KEDA scales workers in the real Kubernetes. It builds both, once.
+	@test/install.sh
+	$(GO) vet -tags kubernetes ./test
+	$(GO) test -tags kubernetes ./test -run '^TestAutoscale$$' -timeout 20m -v -count 1
+
 .PHONY: microbench
 microbench: ## Run every Go benchmark.
 	@test/install.sh
