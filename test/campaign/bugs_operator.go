@@ -192,10 +192,52 @@ var operatorBugs = []bug{
 		`^TestWebhookPostsAgainUntilTheReceiverHasIt$`,
 	},
 
+	// What is told of it all.
+	{
+		"request that is held back is said to be late", "consumer/census.go",
+		`age = max(0, age-s.pauses.held(tenant, published, now))`, `age = max(0, age)`,
+		`./test ^TestMetricsOfTrouble$`,
+	},
+	{
+		"takeover counted as a further attempt", "consumer/claim.go",
+		`kind = claimTakeover`, `kind = claimAgain`,
+		`./test ^TestMetricsOfTrouble$`,
+	},
+	{
+		"durations without a trace", "cmd/snapfleet/worker.go",
+		`EnableOpenMetrics: true`, `EnableOpenMetrics: false`,
+		`./test ^TestMetricsPage$`,
+	},
+	{
+		"batch that ends before its last part", "uploader/batches.go",
+		`one.last-one.first+1`, `one.last-one.first`,
+		`^TestBatches$`,
+	},
+	{
+		"messages without tenant and job in their baggage", "consumer/telemetry.go",
+		`propagation.Baggage{}.Inject(ctx, header)`, ``,
+		`./test ^TestOneTrace$`,
+	},
+
 	// NATS.
 	{
 		"list that ends with its first answer", "consumer/newest.go",
 		`return got, last + 1, nil`, `return got, 0, nil`,
 		`^TestNewestCellsOfABucket$`,
+	},
+	{
+		"streams that are kept once", "consumer/setup.go",
+		`p.stream.Replicas = o.Replicas`, ``,
+		`./test ^TestCluster$`,
+	},
+	{
+		"silent destination tried as often as ever", "consumer/claim.go",
+		`retryDelay(int(m.Delivered())-1, c.cfg)`, `retryDelay(0, c.cfg)`,
+		`^TestSilentDestinationIsTriedLessAndLess$`,
+	},
+	{
+		"dead letter of a run that nobody can replay", "consumer/job.go",
+		`m = asRequest{m, body}`, `_ = body`,
+		`^TestDeadLettersOfRuns$`,
 	},
 }
