@@ -260,21 +260,30 @@ func (c *trio) through(n *world.NATS, job string) {
 		}
 		if role == "publisher" {
 			body := fmt.Sprintf(`{"version":1,"tenant":%q,"job":%q,"only":"tables","requested_at":%q}`, c.tenant, job, time.Now().Format(time.RFC3339))
-			if _, err := js.Publish(c.t.Context(), contracts.RequestSubject(c.tenant), []byte(body)); err != nil {
-				c.t.Fatalf("%s: %v, %q", n.Name(), err, v.all)
-			}
+			// A stream that elects its leader answers nobody: whoever publishes asks again, and is delivered to once.
+			c.eventually(n.Name()+" takes a request", func() error {
+				_, err := js.Publish(c.t.Context(), contracts.RequestSubject(c.tenant), []byte(body))
+				return err
+			})
 			c.delivered(job)
 		}
-		var o contracts.Outcome
-		s, err := js.Stream(c.t.Context(), contracts.OutcomeStream)
-		if err == nil {
-			var m *jetstream.RawStreamMsg
-			if m, err = s.GetLastMsgForSubject(c.t.Context(), contracts.OutcomeSubject(c.tenant, job)); err == nil {
-				err = json.Unmarshal(m.Data, &o)
+		c.eventually(role+" hears from "+n.Name()+" how it ended", func() error {
+			s, err := js.Stream(c.t.Context(), contracts.OutcomeStream)
+			if err != nil {
+				return err
 			}
-		}
-		if err != nil || o.Kind != contracts.Delivered {
-			c.t.Errorf("%s asks %s: %+v, %v, %q", role, n.Name(), o, err, v.all)
+			m, err := s.GetLastMsgForSubject(c.t.Context(), contracts.OutcomeSubject(c.tenant, job))
+			if err != nil {
+				return err
+			}
+			var o contracts.Outcome
+			if err := json.Unmarshal(m.Data, &o); err != nil || o.Kind != contracts.Delivered {
+				return fmt.Errorf("%s: %w", m.Data, err)
+			}
+			return nil
+		})
+		if v.has("") {
+			c.t.Errorf("%s at %s: %q", role, n.Name(), v.all)
 		}
 	}
 }
