@@ -90,7 +90,7 @@ func TestAutoscale(t *testing.T) {
 		customer.submit("first", "--only=tables")
 	}
 	c.becomes("a worker", time.Minute, func() error {
-		if ready, _ := k.running(); len(ready) == 0 {
+		if _, ready, _ := k.running(); len(ready) == 0 {
 			return fmt.Errorf("there is none")
 		}
 		return nil
@@ -125,7 +125,7 @@ func TestAutoscale(t *testing.T) {
 	customers["a"].delivered("first")
 	customers["b"].delivered("first")
 	c.becomes("two workers are told to go", time.Minute, func() error {
-		ready, going := k.running()
+		_, ready, going := k.running()
 		if len(ready) != 2 || len(going) != 2 {
 			return fmt.Errorf("%d are ready, and %d are going", len(ready), len(going))
 		}

@@ -39,7 +39,7 @@ type pod struct {
 	ended   <-chan error
 	log     bytes.Buffer
 	probe   string // of its readiness
-	born    time.Time
+	grace   time.Duration
 	ready   bool
 	told    time.Time // to go
 	gone    time.Time
@@ -114,17 +114,19 @@ func (k *kubelet) look() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	listed := map[string]bool{}
 	for _, item := range list.Items {
 		name, grace := item.Metadata.Name, time.Duration(item.Spec.TerminationGracePeriodSeconds)*time.Second
 		p := k.pods[name]
+		listed[name] = true
 		var err error
 		switch {
 		case p == nil && item.Metadata.DeletionTimestamp == nil:
-			err = k.run(name, item.Spec.Containers[0])
+			err = k.run(name, grace, item.Spec.Containers[0])
 		case p == nil: // it went before it came
 			err = k.forget(name)
 		case item.Metadata.DeletionTimestamp != nil:
-			err = k.end(p, grace)
+			err = k.end(p)
 		case !p.ready:
 			err = k.becomesReady(p)
 		}
@@ -136,11 +138,19 @@ func (k *kubelet) look() error {
 		if !p.gone.IsZero() {
 			continue
 		}
+		if !listed[p.name] { // whoever deleted it had seen it without a node
+			if err := k.end(p); err != nil {
+				return fmt.Errorf("pod %s: %w", p.name, err)
+			}
+		}
 		select {
 		case err := <-p.ended:
 			p.gone = time.Now()
 			if err == nil && p.told.IsZero() {
 				err = errors.New("nobody has told it to")
+			}
+			if !p.told.IsZero() && !p.ready && interrupted(err) {
+				err = nil // while it was starting, with nothing to drain
 			}
 			if err != nil {
 				return fmt.Errorf("pod %s has ended: %w", p.name, err)
@@ -152,8 +162,8 @@ func (k *kubelet) look() error {
 	return nil
 }
 
-// run starts a Pod's process.
-func (k *kubelet) run(name string, c container) error {
+// run starts a Pod's process, unless the Pod goes before it has a node. Only what has one is given its grace when it goes.
+func (k *kubelet) run(name string, grace time.Duration, c container) error {
 	at, err := world.FreeAddresses(1)
 	if err != nil {
 		return err
@@ -168,17 +178,24 @@ func (k *kubelet) run(name string, c container) error {
 			args[i] = "--listen=" + at[0]
 		}
 	}
-	p := &pod{name: name, process: exec.Command(binary, args...), probe: "http://" + at[0] + "/readyz", born: time.Now()}
+	err = k.call(http.MethodPost, k.path("pods", name)+"/binding", map[string]any{
+		"apiVersion": "v1", "kind": "Binding", "metadata": map[string]string{"name": name},
+		"target": map[string]string{"apiVersion": "v1", "kind": "Node", "name": "this-machine"},
+	}, nil)
+	var refused *refusal
+	if errors.As(err, &refused) && (refused.code == http.StatusNotFound || refused.code == http.StatusConflict) {
+		return nil // it has gone, or is going: the next look tells
+	}
+	if err != nil {
+		return err
+	}
+	p := &pod{name: name, process: exec.Command(binary, args...), probe: "http://" + at[0] + "/readyz", grace: grace}
 	p.process.Env, p.process.Stderr = env, &p.log
 	if p.ended, err = world.Spawn(p.process, syscall.SIGKILL); err != nil {
 		return err
 	}
 	k.pods[name] = p
-	// Only what has a node is given its grace when it goes.
-	return k.call(http.MethodPost, k.path("pods", name)+"/binding", map[string]any{
-		"apiVersion": "v1", "kind": "Binding", "metadata": map[string]string{"name": name},
-		"target": map[string]string{"apiVersion": "v1", "kind": "Node", "name": "this-machine"},
-	}, nil)
+	return nil
 }
 
 // environ is what the Pod's process finds.
@@ -239,18 +256,28 @@ func (k *kubelet) becomesReady(p *pod) error {
 }
 
 // end tells a Pod to go, and kills it when it has not gone in its grace.
-func (k *kubelet) end(p *pod, grace time.Duration) error {
+func (k *kubelet) end(p *pod) error {
 	switch {
 	case !p.gone.IsZero():
 		return nil
 	case p.told.IsZero():
 		p.told = time.Now()
 		return p.process.Process.Signal(syscall.SIGTERM)
-	case time.Since(p.told) > grace && !p.killed:
+	case time.Since(p.told) > p.grace && !p.killed:
 		p.killed = true
 		return p.process.Process.Kill()
 	}
 	return nil
+}
+
+// interrupted reports whether a process that ended with err had been told to by SIGTERM. A worker that drains ends with none.
+func interrupted(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && (status.ExitStatus() == 130 || status.Signaled() && status.Signal() == syscall.SIGTERM)
 }
 
 // forget takes a Pod that has gone out of the API.
@@ -263,8 +290,8 @@ func (k *kubelet) forget(name string) error {
 	return err
 }
 
-// running are the pods that are at work, with those that are going.
-func (k *kubelet) running() (ready, going []*pod) {
+// running are the pods whose process runs: those that start, are at work, and are going.
+func (k *kubelet) running() (starting, ready, going []*pod) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, p := range k.pods {
@@ -274,18 +301,20 @@ func (k *kubelet) running() (ready, going []*pod) {
 			going = append(going, p)
 		case p.ready:
 			ready = append(ready, p)
+		default:
+			starting = append(starting, p)
 		}
 	}
-	return ready, going
+	return starting, ready, going
 }
 
-// awaitPods waits until so many pods are ready, and none is going. It returns how long that took.
+// awaitPods waits until so many pods are ready, and no other one runs. It returns how long that took.
 func (k *kubelet) awaitPods(t *testing.T, n int, within time.Duration) time.Duration {
 	t.Helper()
 	return k.becomes(fmt.Sprintf("%d workers", n), within, func() error {
-		ready, going := k.running()
-		if len(ready) != n || len(going) > 0 {
-			return fmt.Errorf("%d are ready, and %d are going", len(ready), len(going))
+		starting, ready, going := k.running()
+		if len(ready) != n || len(starting)+len(going) > 0 {
+			return fmt.Errorf("%d start, %d are ready, and %d are going", len(starting), len(ready), len(going))
 		}
 		return nil
 	})

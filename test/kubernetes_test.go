@@ -178,7 +178,7 @@ func (c *cluster) tryKubectl(args ...string) (string, error) {
 	return string(out), err
 }
 
-// call asks the API.
+// call asks the API. The kubelet does until the cleanup has stopped it, when the test's context has ended already.
 func (c *cluster) call(method, path string, body, answer any) error {
 	var sent io.Reader
 	if body != nil {
@@ -188,7 +188,7 @@ func (c *cluster) call(method, path string, body, answer any) error {
 		}
 		sent = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(c.t.Context(), method, "https://"+c.api+path, sent)
+	req, err := http.NewRequest(method, "https://"+c.api+path, sent)
 	if err != nil {
 		return err
 	}
