@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -172,17 +173,21 @@ func TestAutoscale(t *testing.T) {
 	}
 }
 
-// judged has the API server judge what is applied in production, without doing it, and a field that there is not.
+// judged has the API server judge what is applied in production, and what it is made of, without doing it; and a field that
+// there is not.
 func judged(c *cluster) {
 	c.t.Helper()
 	c.kubectl("create", "--save-config", "namespace", "snapfleet")
-	production := []string{"apply", "--dry-run=server", "--validate=strict", "--kustomize=" + filepath.Join(root, "deploy", "kubernetes", "production")}
-	said := c.kubectl(production...)
-	if strings.Contains(said, "Warning") || strings.Count(said, "(server dry run)") < 8 {
-		c.t.Errorf("production: %s", said)
+	judge := []string{"apply", "--dry-run=server", "--validate=strict"}
+	dir := func(overlay string) string { return filepath.Join(root, "deploy", "kubernetes", overlay) }
+	for overlay, kinds := range map[string]int{"base": 7, "production": 8} { // which has a Namespace besides
+		said := c.kubectl(append(slices.Clone(judge), "--kustomize="+dir(overlay))...)
+		if strings.Contains(said, "Warning") || strings.Count(said, "(server dry run)") != kinds {
+			c.t.Errorf("%s: %s", overlay, said)
+		}
 	}
-	spoilt := c.write("spoilt.yaml", strings.ReplaceAll(c.kubectl("kustomize", production[3][len("--kustomize="):]), "cooldownPeriod:", "cooldown:"))
-	if said, err := c.tryKubectl("apply", "--dry-run=server", "--validate=strict", "--filename="+spoilt); err == nil || !strings.Contains(said, `unknown field "spec.cooldown"`) {
+	spoilt := c.write("spoilt.yaml", strings.ReplaceAll(c.kubectl("kustomize", dir("production")), "cooldownPeriod:", "cooldown:"))
+	if said, err := c.tryKubectl(append(judge, "--filename="+spoilt)...); err == nil || !strings.Contains(said, `unknown field "spec.cooldown"`) {
 		c.t.Errorf("a field that there is not: %v: %s", err, said)
 	}
 }
