@@ -33,13 +33,19 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
-// every sets a schedule of so many seconds, and returns its next times.
+// every sets a schedule of so many seconds, and returns its next times. Those are only known of a part of a minute: cron
+// begins anew with each.
 func (f *fleet) every(seconds int) (next func(n int) time.Time) {
 	f.t.Helper()
 	f.run("schedule", "set", f.tenant, fmt.Sprintf("--cron=*/%d * * * * *", seconds), "--timezone=America/Los_Angeles", "--only=tables")
 	step := time.Duration(seconds) * time.Second
 	first := time.Now().UTC().Truncate(step).Add(step)
-	return func(n int) time.Time { return first.Add(time.Duration(n) * step) }
+	return func(n int) time.Time {
+		if 60%seconds != 0 {
+			f.t.Fatalf("every %d seconds is not what cron makes of it", seconds)
+		}
+		return first.Add(time.Duration(n) * step)
+	}
 }
 
 // until waits for an instant.
@@ -165,13 +171,17 @@ func runTakesTooLong(t *testing.T) {
 
 func workerDiesOverARun(t *testing.T) {
 	f := newFleet(t, "mortal", little("mortal"))
-	at := f.every(40)
+	at := f.every(30)
 	hold := make(chan struct{})
 	fault := cloud.Inject(bucket.Fault{Match: f.request(jobAt(at(0)), complete), Times: 1, Hold: hold})
 	defer fault.Remove()
 	p := f.work("w1", sweeping...)
 	f.until(at(0))
-	<-fault.Reached
+	select {
+	case <-fault.Reached:
+	case <-time.After(time.Minute):
+		t.Fatal("the run has not come to its end")
+	}
 	if err := p.stop(syscall.SIGKILL); err == nil {
 		t.Error("it was not killed")
 	}
