@@ -136,25 +136,23 @@ trace: bin/jaeger ## Show that the real Jaeger understands a delivery's trace. I
 	$(GO) test -tags jaeger ./test ./cmd/demo -run '^TestJaeger' -p 1 -v -count 1
 
 # The real Kubernetes and the real KEDA, in modules of their own, as Jaeger is.
-bin/kube: test/kubernetes/go.mod test/kubernetes/go.sum
-	@echo "Building etcd and Kubernetes, once: some eight minutes on two cores that have nothing else to do."
-	@mkdir -p $@
-	@set -e; for program in go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl; do \
-		case $$program in *etcd*) name=etcd ;; *) name=$${program##*/} ;; esac; \
-		echo "$$name"; $(GO) build -C test/kubernetes -ldflags '-s -w' -o ../../$@/$$name $$program; \
-	done
+KUBE = $(addprefix bin/kube/,etcd kube-apiserver kube-controller-manager kubectl)
+KEDA = $(addprefix bin/keda/,operator adapter)
+
+$(KUBE): bin/kube/%: test/kubernetes/go.mod test/kubernetes/go.sum
+	@echo "Building $*, once: the four of Kubernetes take some eight minutes on two cores that have nothing else to do."
+	@mkdir -p $(@D)
+	$(GO) build -C test/kubernetes -ldflags '-s -w' -o ../../$@ $(if $(filter etcd,$*),go.etcd.io/etcd/server/v3,k8s.io/kubernetes/cmd/$*)
 	@touch $@
 
-bin/keda: test/keda/go.mod test/keda/go.sum
-	@echo "Building KEDA, once: some six minutes on two cores that have nothing else to do."
-	@mkdir -p $@
-	@set -e; for name in operator adapter; do \
-		echo "$$name"; $(GO) build -C test/keda -ldflags '-s -w' -o ../../$@/$$name github.com/kedacore/keda/v2/cmd/$$name; \
-	done
+$(KEDA): bin/keda/%: test/keda/go.mod test/keda/go.sum
+	@echo "Building KEDA's $*, once: the two of KEDA take some six minutes on two cores that have nothing else to do."
+	@mkdir -p $(@D)
+	$(GO) build -C test/keda -ldflags '-s -w' -o ../../$@ github.com/kedacore/keda/v2/cmd/$*
 	@touch $@
 
 .PHONY: autoscale
-autoscale: bin/kube bin/keda ## Show that the real KEDA scales workers in the real Kubernetes. It builds both, once.
+autoscale: $(KUBE) $(KEDA) ## Show that the real KEDA scales workers in the real Kubernetes. It builds both, once.
 	@test/install.sh
 	$(GO) vet -tags kubernetes ./test
 	$(GO) test -tags kubernetes ./test -run '^TestAutoscale$$' -timeout 20m -v -count 1
