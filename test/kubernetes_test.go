@@ -26,7 +26,7 @@ import (
 )
 
 // A cluster is a real Kubernetes without nodes: etcd, the API server, the controllers of Deployments and of
-// HorizontalPodAutoscalers, and KEDA. `make bin/kube bin/keda` builds the programs. Whoever is not in it: a scheduler and a
+// HorizontalPodAutoscalers, and KEDA. `make autoscale` builds the programs. Whoever is not in it: a scheduler and a
 // kubelet, see [kubelet]; a network; garbage collection.
 type cluster struct {
 	t      *testing.T
@@ -41,16 +41,12 @@ const token = "throw-away"
 
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	at, err := world.FreeAddresses(4)
+	at, err := world.FreeAddresses(8) // all at once: no two are the same
 	if err != nil {
 		t.Fatal(err)
 	}
 	etcd, peers, keda, metrics := "http://"+at[0], "http://"+at[1], at[2], at[3]
-	c := &cluster{t: t, dir: t.TempDir()}
-	if at, err = world.FreeAddresses(5); err != nil {
-		t.Fatal(err)
-	}
-	c.api = at[0]
+	c := &cluster{t: t, dir: t.TempDir(), api: at[4]}
 	ca, certificate, key := peerCertificate(t)
 	nobody, _, _ := peerCertificate(t) // no client has a certificate
 	caFile, certFile, keyFile := c.write("ca.crt", string(ca)), c.write("tls.crt", string(certificate)), c.write("tls.key", string(key))
@@ -91,8 +87,8 @@ func startCluster(t *testing.T) *cluster {
 			"group": "external.metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
 			"service": {"namespace": "keda", "name": "adapter", "port": %s}, "insecureSkipTLSVerify": true}}]}`, metricsHost, metricsPort)))
 	env := []string{"KUBECONFIG=" + c.config, "WATCH_NAMESPACE=", "POD_NAMESPACE=keda", "KEDA_CLUSTER_OBJECT_NAMESPACE=keda", "POD_NAME=keda"}
-	c.start("keda/operator", env, "--cert-dir="+c.dir, "--metrics-bind-address="+at[1], "--health-probe-bind-address="+at[2], "--metrics-service-bind-address="+keda)
-	_, plain, _ := net.SplitHostPort(at[3])
+	c.start("keda/operator", env, "--cert-dir="+c.dir, "--metrics-bind-address="+at[5], "--health-probe-bind-address="+at[6], "--metrics-service-bind-address="+keda)
+	_, plain, _ := net.SplitHostPort(at[7])
 	c.start("keda/adapter", env, "--secure-port="+metricsPort, "--bind-address="+metricsHost, "--cert-dir="+c.dir, "--tls-cert-file="+certFile, "--tls-private-key-file="+keyFile,
 		"--metrics-service-address="+keda, "--port="+plain,
 		"--lister-kubeconfig="+c.config, "--authentication-kubeconfig="+c.config, "--authorization-kubeconfig="+c.config)
