@@ -116,6 +116,9 @@ func TestAutoscale(t *testing.T) {
 		}
 		return nil
 	})
+	// Nothing waits any more. What is worked on counts, too, or long deliveries would lose their workers.
+	k.stay(t, 4, 8*time.Second) // longer than cooldownPeriod, and than the HorizontalPodAutoscaler needs to look
+	t.Log("four jobs at work, none waits: four workers stay")
 
 	// Two of them are done. Of all pods those are to go that are not: the ReplicaSet chooses, and may choose worst.
 	for _, name := range []string{"c", "d"} {

@@ -319,3 +319,16 @@ func (k *kubelet) awaitPods(t *testing.T, n int, within time.Duration) time.Dura
 		return nil
 	})
 }
+
+// stay watches that for so long so many pods are ready, and that no other one runs.
+func (k *kubelet) stay(t *testing.T, n int, long time.Duration) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < long; <-tick.C {
+		if starting, ready, going := k.running(); len(ready) != n || len(starting)+len(going) > 0 {
+			t.Fatalf("%d were to stay: after %s %d start, %d are ready, and %d are going",
+				n, time.Since(began).Round(100*time.Millisecond), len(starting), len(ready), len(going))
+		}
+	}
+}
