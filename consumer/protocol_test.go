@@ -13,7 +13,8 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// within lets virtual time pass until ok, and fails when it never becomes so.
+// within lets virtual time pass until ok, and fails when it never becomes so. It is called in bubbles only, where a sleep
+// takes no time.
 func within(t *testing.T, w *memory, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !ok(); time.Sleep(500 * time.Millisecond) {

@@ -52,7 +52,7 @@ func TestEachEnds(t *testing.T) {
 			things[i] = i
 		}
 		err := each(ctx, things, func(_ context.Context, i int) error {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // virtual: an answer
 			looked[i] = true
 			return nil
 		})

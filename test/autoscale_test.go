@@ -70,7 +70,7 @@ func TestAutoscale(t *testing.T) {
 	judged(c)
 
 	c.apply(f)
-	k := c.work("snapfleet-dev", append(cloud.Environ(worker), "HOME="+t.TempDir()))
+	k := c.startKubelet("snapfleet-dev", append(cloud.Environ(worker), "HOME="+t.TempDir()))
 	// A Deployment that says nothing begins with one.
 	applied := time.Now()
 	c.kubectl("wait", "--namespace=snapfleet-dev", "--for=condition=Ready", "scaledobject/snapfleet-worker", "--timeout=1m")

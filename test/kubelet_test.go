@@ -69,8 +69,8 @@ type container struct {
 	EnvFrom []struct{ ConfigMapRef, SecretRef struct{ Name string } }
 }
 
-// work starts a kubelet for the rest of the test.
-func (c *cluster) work(namespace string, identity []string) *kubelet {
+// startKubelet starts one for the rest of the test. identity is what its Pods find besides what they name.
+func (c *cluster) startKubelet(namespace string, identity []string) *kubelet {
 	k := &kubelet{cluster: c, namespace: namespace, identity: identity, stop: make(chan struct{}), pods: map[string]*pod{}}
 	k.stopped.Go(func() {
 		tick := time.NewTicker(100 * time.Millisecond)
