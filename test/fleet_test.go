@@ -202,13 +202,13 @@ func (f *fleet) work(name string, args ...string) *process {
 		lines := bufio.NewScanner(stderr)
 		lines.Buffer(nil, 1<<20)
 		for first := true; lines.Scan(); {
-			if first && strings.Contains(lines.Text(), "worker started") {
-				close(started)
-				first = false
-			}
 			p.mu.Lock()
 			p.log.WriteString(lines.Text() + "\n")
 			p.mu.Unlock()
+			if first && strings.Contains(lines.Text(), "worker started") {
+				close(started) // after the line is kept: it says where the worker listens
+				first = false
+			}
 		}
 		p.over <- p.Wait()
 	}()
