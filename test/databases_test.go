@@ -135,11 +135,15 @@ func TestManyDatabases(t *testing.T) {
 	if r := s.Outcome.Reason; s.Outcome.Kind != contracts.Failed || r.Code != contracts.DeadlineExceeded || !strings.Contains(r.What, unknown) || s.Errors > 0 {
 		t.Errorf("a job for a database that nobody knows: %+v", s.Outcome)
 	}
+	if err := hasty.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
 	if strings.Contains(hasty.said(), login) {
 		t.Error("the log tells a login")
 	}
 
 	// An operator who puts the name right need not ask again.
+	f.work("third", databases(t, eu1))
 	g.submit("mended", "--only=tables")
 	g.waits("mended", unknown)
 	g.set("--database=")

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -159,10 +158,10 @@ func TestPause(t *testing.T) {
 		t.Errorf("the gauge still counts a pause:\n%s", m)
 	}
 	// One that ends by itself.
-	f.says(0, words("pause --fleet --for=3s"), "The fleet is paused, until")
+	p = document[consumer.Pause](f, "pause", "--fleet", "--for=3s", "--json")
 	f.submit("three")
-	if s := f.delivered("three"); s.CreatedAt.Sub(s.RequestedAt) < time.Second {
-		t.Errorf("begun at once: %+v", s)
+	if s := f.delivered("three"); s.CreatedAt.Before(p.Until) {
+		t.Errorf("begun before %v: %+v", p.Until, s)
 	}
 	f.eventually("the worker has told of it", func() error {
 		if said, m := worker.said(), f.probe(worker, "/metrics"); strings.Count(said, `"no longer paused"`) < 3 || !strings.Contains(m, `snapfleet_paused{scope="fleet"} 0`) {

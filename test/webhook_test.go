@@ -95,7 +95,7 @@ func (r *receiver) flags() []string {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return []string{"--webhook-url=" + r.server.URL + "/hook?key=hidden", "--webhook-secret-file=" + key, "--webhook-ca=" + ca, "--webhook-timeout=2s"}
+	return []string{"--webhook-url=" + r.server.URL + "/hook?key=hidden", "--webhook-secret-file=" + key, "--webhook-ca=" + ca, "--webhook-timeout=5s"}
 }
 
 // TestWebhook: whoever receives the events learns how every job ended, whatever happens to the worker that tells it,
