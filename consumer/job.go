@@ -291,29 +291,40 @@ func (c *Consumer) outcome(r record, kind contracts.OutcomeKind) contracts.Outco
 func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err error) (f fate, over bool) {
 	r := l.record()
 	v := judge(err, r, c.cfg, time.Now())
-	c.noteError(ctx, r, step, v, err)
 	if v.act != letGo && v.act != release && slices.Contains([]state{running, committing, sealing}, r.State) {
 		c.routes.report(r.Request.Tenant, unreachable(err))
 	}
-	// What is recorded now must be recorded although the work was cancelled, but not for ever: whoever
-	// takes over would have to wait.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Fence)
-	defer cancel()
+	if lost := c.carryOut(ctx, l, r, v, err); lost != nil {
+		// What cannot be recorded is not done: another worker goes on from what stands in the record.
+		v, err = verdict{act: letGo}, fmt.Errorf("%w, over: %w", lost, err)
+	}
+	c.noteError(ctx, r, step, v, err)
 	switch v.act {
 	case letGo:
 		return fate{end: left}, true
 	case giveUp:
-		if err := c.fail(ctx, l, r, v.reason); err != nil {
-			return fate{end: left}, true
-		}
 		return fate{}, false
+	}
+	return fate{end: later, delay: v.delay}, true
+}
+
+// carryOut records what was judged of a step's error.
+func (c *Consumer) carryOut(ctx context.Context, l *lease, r record, v verdict, err error) error {
+	// It must be recorded although the work was cancelled, but not for ever: whoever takes over would have to wait.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Fence)
+	defer cancel()
+	switch v.act {
+	case letGo:
+		return nil
+	case giveUp:
+		return c.fail(ctx, l, r, v.reason)
 	case retry:
 		if r.State == running && !r.resumable() {
 			c.tidy(ctx, l, r)
 		}
 	}
 	l.rest()
-	lost := l.update(ctx, func(r *record) {
+	return l.update(ctx, func(r *record) {
 		r.Owner, r.Worker, r.LastError = "", "", firstLine(err)
 		if v.act != release {
 			r.Errors++
@@ -329,10 +340,6 @@ func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err erro
 			r.State, r.Delivery, r.Plan = running, nil, nil
 		}
 	})
-	if lost != nil {
-		return fate{end: left}, true
-	}
-	return fate{end: later, delay: v.delay}, true
 }
 
 // fail records that the job is given up, after a last look at the bucket: a manifest that stands there has

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
@@ -282,6 +284,43 @@ func TestLostUploadStartsAgain(t *testing.T) {
 			t.Errorf("outcome %q after %d attempts, the last of them %s", w.outcome("job"), r.Attempt, r.AttemptID)
 		}
 	})
+}
+
+// TestVerdictThatComesTooLate: an error is judged, and meanwhile another worker has taken over. Whatever the verdict was,
+// nothing of it is done, and what is told of it is that the job was let go.
+func TestVerdictThatComesTooLate(t *testing.T) {
+	for name, fault := range map[string]error{
+		"retry":    errors.New("fault"),
+		"restart":  lostUpload{errors.New("fault")},
+		"release":  busy{errors.New("fault")},
+		"given up": contracts.Reject(contracts.RoleDenied, "fault"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, w *memory) {
+				var said sharedLog
+				w.node("w1").employ(exports{reject: func(contracts.Attempt) error {
+					another, key := records{w.node("another")}, recordKey("acme", "job")
+					r, rev, err := another.get(w.ctx, key)
+					r.Epoch, r.Owner = r.Epoch+1, "another"
+					if err == nil {
+						_, err = another.swap(w.ctx, key, r, rev)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					return fault
+				}}, Config{Log: zerolog.New(&said), Slots: 1})
+				w.publish(request("job"))
+				within(t, w, time.Minute, "noticed", func() bool { return strings.Contains(said.String(), "a step of the job failed") })
+				if r := w.record("acme", "job"); r.State != running || r.Owner != "another" || r.Errors > 0 || r.LastError != "" {
+					t.Errorf("something was done: %+v", r)
+				}
+				if told := said.String(); !strings.Contains(told, `"act":"let go"`) || !strings.Contains(told, ErrLeaseLost.Error()) || !strings.Contains(told, "fault") || strings.Count(told, "a step of the job failed") != 1 {
+					t.Errorf("it tells\n%s", told)
+				}
+			})
+		})
+	}
 }
 
 func TestRecordsAreLost(t *testing.T) {
