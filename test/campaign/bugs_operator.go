@@ -240,4 +240,9 @@ var operatorBugs = []bug{
 		`m = asRequest{m, body}`, `_ = body`,
 		`^TestDeadLettersOfRuns$`,
 	},
+	{
+		"verdict that was not recorded", "consumer/job.go",
+		`v, err = verdict{act: letGo}, fmt.Errorf("%w, over: %w", lost, err)`, ``,
+		`^TestVerdictThatComesTooLate$`,
+	},
 }

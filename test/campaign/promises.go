@@ -85,7 +85,7 @@ var promises = []promise{
 	}}},
 	{"I10", []bug{{
 		"fenced worker cleans up", "consumer/job.go",
-		"	case letGo:\n", "	case letGo:\n		if a, err := c.attemptOf(ctx, r); err == nil { _ = c.work.Abort(ctx, a, r.Uploads) }\n",
+		"	case letGo:\n		return nil\n", "	case letGo:\n		if a, err := c.attemptOf(ctx, r); err == nil { _ = c.work.Abort(ctx, a, r.Uploads) }\n		return nil\n",
 		`case ^(committing|complete-first|complete-second|head-volume|put-manifest|sealing)/stop(-after)?$`, // whoever wakes up in time
 	}}},
 	{"I11", []bug{{
