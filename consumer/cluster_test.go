@@ -74,11 +74,18 @@ func TestReplicated(t *testing.T) {
 	if _, err := jobs.records.swap(ctx, "acme.swapped", record{Owner: "second"}, 0); !errors.Is(err, errSwapped) {
 		t.Errorf("created twice: %v", err)
 	}
-	if _, err := jobs.records.swap(ctx, "acme.swapped", record{Owner: "third"}, first); err != nil {
+	third, err := jobs.records.swap(ctx, "acme.swapped", record{Owner: "third"}, first)
+	if err != nil {
 		t.Error(err)
 	}
 	if _, err := jobs.records.swap(ctx, "acme.swapped", record{Owner: "fourth"}, first); !errors.Is(err, errSwapped) {
 		t.Errorf("swapped twice: %v", err)
+	}
+	if err := jobs.records.DeleteIf(ctx, "acme.swapped", first); !errors.Is(err, errSwapped) {
+		t.Errorf("an old revision is deleted: %v", err)
+	}
+	if err := jobs.records.DeleteIf(ctx, "acme.swapped", third); err != nil {
+		t.Errorf("the revision that stands is not deleted: %v", err)
 	}
 	for _, kind := range []contracts.OutcomeKind{contracts.Delivered, contracts.Failed} {
 		patiently("publish an outcome", func() error {

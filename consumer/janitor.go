@@ -56,8 +56,7 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 		if c.seen.unchanged(key, rev) < c.cfg.Observe {
 			return nil // whoever has just left the note may be about to write the record
 		}
-		// The record is lost; the bucket's lifecycle rule has the uploads.
-		return errors.Join(c.dropPieces(ctx, tenant, job), c.records.Delete(ctx, key))
+		return c.forget(ctx, tenant, job, rev)
 	}
 	if err != nil || !r.State.ended() {
 		return err
@@ -78,33 +77,61 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		return fmt.Errorf("look after job %s of tenant %s: %w", job, tenant, err)
 	}
-	if err := c.dropPieces(ctx, tenant, job); err != nil {
+	pieces, err := c.pieces(ctx, tenant, job)
+	if err == nil {
+		err = c.drop(ctx, pieces)
+	}
+	if err != nil {
 		return err
 	}
 	if s.Passes++; s.Passes > 1 {
-		return c.records.Delete(ctx, key)
+		return newer(c.records.DeleteIf(ctx, key, rev))
 	}
 	value, _ = json.Marshal(s)
 	_, err = c.records.Update(ctx, key, value, rev)
+	return newer(err)
+}
+
+// newer takes it well that a note is newer than the one that was read: somebody has claimed the job, or another janitor
+// was faster, and the next round looks again.
+func newer(err error) error {
+	if errors.Is(err, errSwapped) {
+		return nil
+	}
 	return err
 }
 
-// dropPieces deletes what was written for a job's attempts: nobody will commit or continue one of them again.
-func (c *Consumer) dropPieces(ctx context.Context, tenant, job string) error {
-	for _, pieces := range []string{"receipt", "plan"} {
-		if err := c.drop(ctx, tenant+"."+job+"."+pieces+".>"); err != nil {
-			return err
-		}
+// forget removes what a job has left whose record is lost; the bucket's lifecycle rule has its uploads. Its request may
+// come again meanwhile, and be claimed anew. So what is removed was there before it was seen, once more, that there is no
+// record, and the note stays if it is not the one of that revision.
+func (c *Consumer) forget(ctx context.Context, tenant, job string, note uint64) error {
+	pieces, err := c.pieces(ctx, tenant, job)
+	if err != nil {
+		return err
 	}
-	return nil
+	if _, _, err = c.records.get(ctx, recordKey(tenant, job)); !errors.Is(err, errNoCell) {
+		return err
+	}
+	if err := c.drop(ctx, pieces); err != nil {
+		return err
+	}
+	return newer(c.records.DeleteIf(ctx, sweepKey(tenant, job), note))
 }
 
-// drop deletes the cells that a filter finds.
-func (c *Consumer) drop(ctx context.Context, pieces string) error {
-	keys, err := c.records.Keys(ctx, pieces)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", pieces, err)
+// pieces are the cells that were written for a job's attempts.
+func (c *Consumer) pieces(ctx context.Context, tenant, job string) (keys []string, err error) {
+	for _, kind := range []string{"receipt", "plan"} {
+		some, err := c.records.Keys(ctx, tenant+"."+job+"."+kind+".>")
+		if err != nil {
+			return nil, fmt.Errorf("list the %ss of job %s of tenant %s: %w", kind, job, tenant, err)
+		}
+		keys = append(keys, some...)
 	}
+	return keys, nil
+}
+
+// drop deletes cells. Nobody will commit or continue what they are pieces of.
+func (c *Consumer) drop(ctx context.Context, keys []string) error {
 	for _, key := range keys {
 		if err := c.records.Delete(ctx, key); err != nil {
 			return fmt.Errorf("delete %s: %w", key, err)

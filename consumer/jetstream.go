@@ -240,6 +240,10 @@ func (b bucketCells) Put(ctx context.Context, key string, value []byte) error {
 
 func (b bucketCells) Delete(ctx context.Context, key string) error { return b.kv.Purge(ctx, key) }
 
+func (b bucketCells) DeleteIf(ctx context.Context, key string, revision uint64) error {
+	return swapError(b.kv.Purge(ctx, key, jetstream.LastRevision(revision)))
+}
+
 func (b bucketCells) Keys(ctx context.Context, filter string) ([]string, error) {
 	var keys []string
 	for c, err := range b.newest(ctx, filter) {

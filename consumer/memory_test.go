@@ -399,6 +399,16 @@ func (n *node) Delete(ctx context.Context, key string) error {
 	return n.reach(ctx, "delete "+key, func() error { delete(n.cells, key); return nil })
 }
 
+func (n *node) DeleteIf(ctx context.Context, key string, revision uint64) error {
+	return n.reach(ctx, "delete "+key, func() error {
+		if c := n.cells[key]; c.revision != revision {
+			return errSwapped
+		}
+		delete(n.cells, key)
+		return nil
+	})
+}
+
 func (n *node) Keys(ctx context.Context, filter string) ([]string, error) {
 	return call(ctx, n, "keys "+filter, func() (keys []string, _ error) {
 		for key := range n.cells {

@@ -105,6 +105,7 @@ type cells interface {
 	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
 	Put(ctx context.Context, key string, value []byte) error
 	Delete(ctx context.Context, key string) error
+	DeleteIf(ctx context.Context, key string, revision uint64) error // errSwapped
 	Keys(ctx context.Context, filter string) ([]string, error)
 	// Changes calls seen for every change from now on until ctx is done.
 	Changes(ctx context.Context, filter string, seen func(key string, revision uint64)) error

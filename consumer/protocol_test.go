@@ -368,6 +368,46 @@ func TestJanitor(t *testing.T) {
 	})
 }
 
+// TestJanitorForgetsNothingNew: a job's record is lost, and the janitor removes what the job has left. Whenever meanwhile
+// its request comes again and the job is claimed anew, what that writes stays, and is looked after.
+func TestJanitorForgetsNothingNew(t *testing.T) {
+	const old, recent = "acme.job.receipt.1-old.digest.0", "acme.job.receipt.1-new.digest.0"
+	for n, reached := 1, true; reached; n++ {
+		inMemory(t, func(t *testing.T, w *memory) {
+			put := func(key, value string) {
+				w.revision++
+				w.cells[key] = cell{value: []byte(value), revision: w.revision}
+			}
+			w.change("a record is lost", func() { put(sweepKey("acme", "job"), "{}"); put(old, "{}") })
+			janitor, calls := w.node("w1"), 0
+			reached = false
+			janitor.faults = func(op string) fault {
+				if !strings.Contains(op, "acme.job") {
+					return fault{}
+				}
+				if calls++; calls == n {
+					reached = true
+					w.change("and the job is claimed anew", func() {
+						put(sweepKey("acme", "job"), "{}")
+						put(recordKey("acme", "job"), `{"state":"running","epoch":1,"owner":"another"}`)
+						put(recent, "{}")
+					})
+				}
+				return fault{}
+			}
+			janitor.employ(exports{part: time.Second}, Config{})
+			time.Sleep(time.Hour)
+			left := func(key string) bool { return w.cells[key].revision > 0 }
+			if reached && (!left(sweepKey("acme", "job")) || !left(recent)) {
+				t.Errorf("claimed anew before call %d: the note is left: %t, the new receipt: %t", n, left(sweepKey("acme", "job")), left(recent))
+			}
+			if !reached && (left(sweepKey("acme", "job")) || left(old) || n < 6) {
+				t.Errorf("after %d calls the note is left: %t, the old receipt: %t", n-1, left(sweepKey("acme", "job")), left(old))
+			}
+		})
+	}
+}
+
 func TestRefusalPastThePointOfNoReturnIsWaitedFor(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *memory) {
 		mended := time.Now().Add(time.Hour)

@@ -45,6 +45,10 @@ func (f fleetOf) Delete(ctx context.Context, key string) error {
 	return f.n.reach(ctx, "fleet delete "+key, func() error { return f.n.shelf.Delete(ctx, key) })
 }
 
+func (f fleetOf) DeleteIf(ctx context.Context, key string, revision uint64) error {
+	return f.n.reach(ctx, "fleet delete "+key, func() error { return f.n.shelf.DeleteIf(ctx, key, revision) })
+}
+
 func (f fleetOf) Keys(ctx context.Context, filter string) ([]string, error) {
 	return call(ctx, f.n, "fleet keys "+filter, func() ([]string, error) { return f.n.shelf.Keys(ctx, filter) })
 }

@@ -95,10 +95,24 @@ func (s *shelf) tell(key string) {
 func (s *shelf) Delete(_ context.Context, key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.delete(key)
+	return nil
+}
+
+func (s *shelf) DeleteIf(_ context.Context, key string, revision uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cells[key].revision != revision {
+		return errSwapped
+	}
+	s.delete(key)
+	return nil
+}
+
+func (s *shelf) delete(key string) {
 	delete(s.cells, key)
 	s.last++
 	s.tell(key)
-	return nil
 }
 
 // Keys takes a filter of * for one token, and > at its end for all others.

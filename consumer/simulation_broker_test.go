@@ -332,6 +332,9 @@ func (p *wire) Delete(_ context.Context, key string) error {
 	return nil
 }
 
+// DeleteIf is the janitor's, of whom there is one in a simulation.
+func (p *wire) DeleteIf(ctx context.Context, key string, _ uint64) error { return p.Delete(ctx, key) }
+
 // Keys knows the two filters that the janitor has.
 func (p *wire) Keys(_ context.Context, filter string) (keys []string, err error) {
 	if err := p.ask("list"); err != nil {

@@ -182,7 +182,7 @@ type process struct {
 }
 
 // quick are the protocol's constants for tests: a successor takes over within some three seconds.
-var quick = []string{"--heartbeat=300ms", "--fence=1200ms", "--observe=3s", "--retry-base=200ms", "--retry-max=2s", "--sweep-every=2s", "--grace=20s", "--listen=", "--log-format=json"}
+var quick = []string{"--heartbeat=300ms", "--fence=1200ms", "--observe=3s", "--retry-base=200ms", "--retry-max=2s", "--sweep-every=2s", "--grace=20s", "--listen=", "--log-format=json", "--check-every=0", "--check-ahead=0"}
 
 // work starts a worker, and returns when it takes jobs. It is stopped, kindly, at the end of the test.
 func (f *fleet) work(name string, args ...string) *process {
