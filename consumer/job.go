@@ -375,8 +375,11 @@ func (c *Consumer) found(ctx context.Context, r record) (*delivery, error) {
 	return d, nil
 }
 
-// tidy aborts what a failed attempt has uploaded. Should it fail, the next attempt does it.
+// tidy aborts what a failed attempt has uploaded, as long as the job is ours. Should it fail, the next attempt does it.
 func (c *Consumer) tidy(ctx context.Context, l *lease, r record) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
 	a, err := c.attemptOf(ctx, r)
 	if err != nil || len(r.Uploads) == 0 || l.ctx.Err() != nil {
 		return

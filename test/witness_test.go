@@ -295,7 +295,7 @@ func (l *lane) abortViolations(job string, turns []turn) (broken []error) {
 			continue
 		}
 		if slices.ContainsFunc(uploads, func(u contracts.Upload) bool { return u.ID == c.UploadID }) {
-			broken = append(broken, fmt.Errorf("I10: the upload of %s is aborted, and the record says that it is being committed", c.Key))
+			broken = append(broken, fmt.Errorf("I10: the upload of %s is aborted by %s, %v after the record said that it is being committed, and answered %d", c.Key, c.Principal, c.Time.Sub(since), c.Status))
 		}
 	}
 	return broken

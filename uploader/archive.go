@@ -227,11 +227,10 @@ func (p *packer) next() error {
 	ctx, span := p.startVolume(name)
 	id, err := p.store.create(ctx, name)
 	if err == nil {
-		u := contracts.Upload{Name: name, ID: id}
-		err = p.journal.Upload(ctx, u)
-		if err != nil { // nobody will know of it: do not leave it behind
+		if err = p.journal.Upload(ctx, contracts.Upload{Name: name, ID: id}); err != nil {
+			// It is not aborted: the record may have it all the same, and a successor go on with it. If not, whoever
+			// begins the next attempt finds it in the folder, or else the janitor does.
 			err = fmt.Errorf("record the upload of %s: %w", name, err)
-			p.forget(ctx, u)
 		}
 	}
 	if err != nil {

@@ -1,10 +1,8 @@
 package uploader
 
 import (
-	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -25,15 +23,6 @@ type Delivery struct {
 	volumes []*volume
 	uploads []contracts.Upload // of volumes, in the same order
 	begun   []*volume          // attachments of an earlier worker
-}
-
-// forget aborts an upload that could not be recorded, also when the attempt is over. What it cannot abort
-// a successor finds by listing the folder.
-func (d *Delivery) forget(ctx context.Context, u contracts.Upload) {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 10*time.Second,
-		fmt.Errorf("aborting an upload that was not recorded took too long"))
-	defer cancel()
-	_ = d.store.abort(ctx, u)
 }
 
 // Receipt closes the books. It fills in what the manifest says about the request, the volumes, the files

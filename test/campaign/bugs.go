@@ -215,9 +215,21 @@ var bugs = []bug{
 		`^TestBeginAbortsWhatOlderAttemptsLeft$`,
 	},
 	{
-		"upload recorded after its parts", "uploader/archive.go",
-		`err = p.journal.Upload(ctx, u)`, `go func() { _ = p.journal.Upload(ctx, u) }()`,
+		"upload that is not recorded", "uploader/archive.go",
+		`err = p.journal.Upload(ctx, contracts.Upload{Name: name, ID: id}); err != nil {`,
+		`_, err = p.journal.Upload, nil; err != nil {`,
 		`^TestUploadIsRecordedFirst$`,
+	},
+	{
+		"upload taken away that a successor may go on with", "uploader/archive.go",
+		`err = fmt.Errorf("record the upload of %s: %w", name, err)`,
+		`err = errors.Join(fmt.Errorf("record the upload of %s: %w", name, err), p.store.abort(ctx, contracts.Upload{Name: name, ID: id}))`,
+		`^TestUploadIsRecordedFirst$`,
+	},
+	{
+		"note of a job that was claimed anew", "consumer/janitor.go",
+		`return newer(c.records.DeleteIf(ctx, sweepKey(tenant, job), note))`, `return c.records.Delete(ctx, sweepKey(tenant, job))`,
+		`^TestJanitorForgetsNothingNew$`,
 	},
 	{
 		"external ID not sent", "uploader/role.go",
