@@ -397,6 +397,7 @@ func TestJanitorForgetsNothingNew(t *testing.T) {
 			}
 			janitor.employ(exports{part: time.Second}, Config{})
 			time.Sleep(time.Hour)
+			w.rest()
 			left := func(key string) bool { return w.cells[key].revision > 0 }
 			if reached && (!left(sweepKey("acme", "job")) || !left(recent)) {
 				t.Errorf("claimed anew before call %d: the note is left: %t, the new receipt: %t", n, left(sweepKey("acme", "job")), left(recent))
