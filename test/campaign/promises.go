@@ -117,7 +117,7 @@ var promises = []promise{
 
 // allBugs are those of the tests, and then those of the checker.
 func allBugs() []bug {
-	all := slices.Concat(bugs, operatorBugs)
+	all := slices.Concat(queueBugs, bucketBugs, databaseBugs, contractBugs, operatorBugs)
 	for _, p := range promises {
 		all = append(all, p.bugs...)
 	}

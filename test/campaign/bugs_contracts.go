@@ -1,0 +1,40 @@
+package main
+
+// contractBugs are of what is asked for and told: requests, receipts, manifests and their formats.
+var contractBugs = []bug{
+	{
+		"slash in a file name", "contracts/layout.go",
+		"strings.ContainsRune(`/\\%:*?\"<>|~`, r),", "strings.ContainsRune(`\\%:*?\"<>|~`, r),",
+		`^TestAttachmentFile$`,
+	},
+	{
+		"receipt of another delivery", "contracts/receipt.go",
+		`hex.EncodeToString(sum[:]) != digest {`, `hex.EncodeToString(sum[:]) == "" {`,
+		`^TestJoinReceiptRefuses$`,
+	},
+	{
+		"repeated request is another", "contracts/request.go",
+		"	r.RequestedAt = time.Time{}\n", "",
+		`^TestRequestDigest$`,
+	},
+	{
+		"format not asked for", "consumer/claim.go",
+		` || asked.Format != "" && m.Format != asked.Format`, ``,
+		`^TestRecordOfADeliveryInAFormatIsLost$`,
+	},
+	{
+		"format of another day", "uploader/resume.go",
+		`d.format = cmp.Or(c.Format, contracts.CSV)`, `d.format = cmp.Or(a.Format(), contracts.CSV)`,
+		`^TestResumeKeepsTheFormat$`,
+	},
+	{
+		"format not of the wish", "contracts/request.go",
+		`r.RequestedAt = time.Time{}`, `r.RequestedAt, r.Format = time.Time{}, ""`,
+		`^TestRequestDigest$`,
+	},
+	{
+		"format not counted", "uploader/verify.go",
+		`append(v.report.Problems, addsUp(m)...)`, `addsUp(m)`,
+		`^TestVerifyFindsEveryLie$`,
+	},
+}

@@ -1,0 +1,188 @@
+package main
+
+// databaseBugs are of what is read: the tables and the attachments.
+var databaseBugs = []bug{
+	// The database.
+	{
+		"no lock before the snapshot", "exporter/exporter.go",
+		`if c == nil {`, `if c == nil || c.schema != "" {`,
+		`^TestAlteredWhileOpening$`,
+	},
+	{
+		"catalog not compared", "exporter/exporter.go",
+		`if !before.equal(after) {`, `if before == nil {`,
+		`^TestLookedAtAgain$`,
+	},
+	{
+		"siblings for the smallest tenant", "exporter/exporter.go",
+		`if work <= chunk {`, `if work < 0 {`,
+		`^TestSmallTenant$`,
+	},
+	{
+		"settings by whatever is called so", "exporter/session.go",
+		`SELECT pg_catalog.set_config(`, `SELECT set_config(`,
+		`^TestTenantsCodeDoesNotRun$`,
+	},
+	{
+		"siblings not on the snapshot", "exporter/exporter.go",
+		`begin+"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.exporter.settings()`, `begin+s.exporter.settings()`,
+		`^TestOneInstant$`,
+	},
+	{
+		"siblings on instants of their own", "exporter/exporter.go",
+		`if err := s.server.taken(slot); err != nil {`, `if err := exec(ctx, conn, "COMMIT; "+begin+s.exporter.settings()); err != nil {`,
+		`^TestOneInstant$`,
+	},
+	{
+		"sibling on another server", "exporter/exporter.go",
+		`if !here.equal(s.instant) {`, `if here.XID == "" {`,
+		`^TestAnotherServer$`,
+	},
+	{
+		"loss of the holder unnoticed", "exporter/exporter.go",
+		"	s.startWatch()\n", "",
+		`^TestKilled$`,
+	},
+	{
+		"rows hidden by policies", "exporter/catalog.go",
+		`case len(secured) > 0:`, `case len(secured) > 1<<30:`,
+		`^TestRefusals$/row_security`,
+	},
+	{
+		"quotes in names", "exporter/catalog.go",
+		`return pgx.Identifier{schema, r.name}.Sanitize()`, "return `\"` + schema + `\".\"` + r.name + `\"`",
+		`^TestOddNames$`,
+	},
+	{
+		"no lock on anything", "exporter/session.go",
+		`names[i] = "ONLY " + r.quoted(schema)`, `names[i] = "pg_catalog.pg_class /* " + r.quoted(schema) + " */"`,
+		`^TestAlteredWhileReading$/TRUNCATE`,
+	},
+	{
+		"row_security on", "exporter/session.go",
+		`SET LOCAL row_security = off;`, `SET LOCAL row_security = on;`,
+		`^TestRightsThatEndMidway$`,
+	},
+	{
+		"tenant's code in an index", "exporter/table.go",
+		`plain: leaf.code, `, `plain: false, `,
+		`^TestTenantsCodeDoesNotRun$`,
+	},
+	{
+		"attachment table's code", "exporter/catalog.go",
+		`if read[r.oid] && (`, `if len(read) > 1<<30 && (`,
+		`^TestAttachmentTablesCode$`,
+	},
+	{
+		"search_path of the role", "exporter/session.go",
+		`SET LOCAL search_path = ''; `, ``,
+		`^TestHostileDefaults$`,
+	},
+	{
+		"DateStyle of the role", "exporter/session.go",
+		`SET LOCAL DateStyle = 'ISO, YMD'; `, ``,
+		`^TestHostileDefaults$`,
+	},
+	{
+		"floats of the role", "exporter/session.go",
+		`SET LOCAL extra_float_digits = 3; `, ``,
+		`^TestHostileDefaults$`,
+	},
+	{
+		"children's rows twice", "exporter/table.go",
+		`"SELECT %s FROM ONLY %s%s"`, `"SELECT %s FROM %s%s"`,
+		`^TestPartitionsAndInheritance$`,
+	},
+	{
+		"command tag ignored", "exporter/table.go",
+		`done.rows = tag.RowsAffected()`, `_ = tag`,
+		`^TestPartitionsAndInheritance$`,
+	},
+	{
+		"carriage return without quotes", "exporter/values.go",
+		` | zeros(x^each*'\r')`, ``,
+		`^TestEveryValueIsPostgreSQLs$`,
+	},
+	{
+		"times before 2000 a day late", "exporter/values.go",
+		`day, micros = day-1, micros+dayMicros`, `micros += dayMicros`,
+		`^TestEveryValueIsPostgreSQLs$`,
+	},
+	{
+		"backslash at the end of a row", "exporter/fields.go",
+		`asCSV(c, len(columns) == 1)`, `asCSV(c, false)`,
+		`^TestEveryValueIsPostgreSQLs$`,
+	},
+	{
+		"tenant's cast makes JSON", "exporter/fields.go",
+		`f.casts = c.user && c.casts`, `f.casts = false`,
+		`^TestNoCodeMakesJSON$`,
+	},
+	{
+		"JSON of a table with code", "exporter/fields.go",
+		`return f.foreign || code && !f.native`, `return f.foreign || code && false`,
+		`^TestNoCodeMakesJSON$`,
+	},
+	{
+		"rows of a copy not counted", "exporter/rows.go",
+		"\tl.rows++\n\treturn l.spill()", "\treturn l.spill()",
+		`^TestPartitionsAndInheritance$`,
+	},
+	{
+		"page lost between two chunks", "exporter/table.go",
+		`c.first, c.last = first, first+step`, `c.first, c.last = first, first+step-1`,
+		`^TestChunksAreTheWhole$`,
+	},
+	{
+		"gzip without an end", "exporter/snapshot.go",
+		`if err := gz.finish(); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestNamesAndShapes$`,
+	},
+	{
+		"CRC of one piece dropped", "exporter/snapshot.go",
+		`gz.add(done.sum)`, `if t.left > 1 { gz.add(done.sum) }`,
+		`^TestNamesAndShapes$`,
+	},
+	{
+		"slot of the session", "exporter/slots.go",
+		`pg_try_advisory_xact_lock(`, `pg_try_advisory_lock(`,
+		`^TestSlotIsTheTransactions$`,
+	},
+	{
+		"siblings without a slot", "exporter/exporter.go",
+		`"SELECT "+s.server.slotColumn()+", "+instantColumns`, `"SELECT 0, "+instantColumns`,
+		`^TestFullDatabase$`,
+	},
+	{
+		"newer attempt's sessions ended", "exporter/session.go",
+		`return err == nil && n <= a.Number`, `return err == nil && n > 0`,
+		`^TestSessionNames$`,
+	},
+	{
+		"sessions of jobs that begin alike", "exporter/session.go",
+		`p := "snapfleet/" + a.Tenant.Name + "/" + a.Request.Job + "/"`, `p := "snapfleet/" + a.Tenant.Name + "/" + a.Request.Job`,
+		`^TestSessionNames$`,
+	},
+
+	// Attachments.
+	{
+		"any key of an allowed bucket", "exporter/config.go",
+		` && strings.HasPrefix(key, prefix)`, ``,
+		`^TestForbiddenAttachments$`,
+	},
+	{
+		"dots in keys", "exporter/config.go",
+		`if segment == "." || segment == ".." {`, `if segment == "..." {`,
+		`^TestForbiddenAttachments$`,
+	},
+	{
+		"file fetched without If-Match", "exporter/source.go",
+		", IfMatch: aws.String(`\"` + f.etag + `\"`)}", `}`,
+		`^TestChangedMidway$`,
+	},
+	{
+		"gap that nobody hears of", "exporter/snapshot.go",
+		`if f.gap != "" {`, `if f.gap == "?" {`,
+		`^TestGaps$`,
+	},
+}

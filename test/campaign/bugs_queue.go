@@ -1,0 +1,108 @@
+package main
+
+// queueBugs are of the queue and of the record of a job.
+var queueBugs = []bug{
+	{
+		"ack before the outcome", "consumer/job.go",
+		`c.settle(ctx, m, c.process(ctx, m))`,
+		`c.settle(ctx, m, fate{end: acked}); c.settle(ctx, m, c.process(ctx, m))`,
+		`^TestOneRequestOneDelivery$`,
+	},
+	{
+		"DONE before the outcome", "consumer/job.go",
+		"	o := c.deliveredOutcome(r)\n	if err := c.publish(ctx, o); err != nil {\n		return err\n	}\n",
+		"	o := c.deliveredOutcome(r)\n	defer func() { _ = c.publish(ctx, o) }()\n",
+		`^TestOwnerDies$`,
+	},
+	{
+		"outcome before COMMITTED", "consumer/job.go",
+		`if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`if err := c.publish(ctx, c.deliveredOutcome(r)); err != nil { return err }; if err := c.work.Seal(ctx, a, receipt); err != nil {`,
+		`^TestOneRequestOneDelivery$`,
+	},
+	{
+		"no last look at the bucket", "consumer/job.go",
+		`found, err := c.found(ctx, r)`, `found, err := (*delivery)(nil), error(nil)`,
+		`^TestDeliveryThatStandsEndsTheJob$`,
+	},
+	{
+		"refused request not kept", "consumer/claim.go",
+		`if err := c.ledger.Bury(ctx, m, job, why); err != nil {`, `if err := error(nil); err != nil {`,
+		`^TestBadEnds$/unknown_version`,
+	},
+	{
+		"another tenant's subject", "consumer/job.go",
+		`if err == nil && req.Tenant != m.Tenant() {`, `if err == nil && req.Tenant == "" {`,
+		`^TestRefusedRequestsAreKeptWithTheReason$`,
+	},
+	{
+		"owner without a fence", "consumer/lease.go",
+		`l.cancel(fmt.Errorf("%w: no heartbeat within %v", ErrLeaseLost, cfg.Fence))`, `_ = fmt.Sprint()`,
+		`^TestOwnerWithoutRecordsStopsBeforeItsSuccessorStarts$`,
+	},
+	{
+		"attempt that never stalls", "consumer/lease.go",
+		`if l.stalled() {`, `if false {`,
+		`^TestBadEnds$/an_attempt_hangs`,
+	},
+	{
+		"takeover without observation", "consumer/claim.go",
+		`age < c.cfg.Observe {`, `age < 0 {`,
+		`^TestOneRequestOneDelivery$`,
+	},
+	{
+		"same attempt after a takeover", "consumer/claim.go",
+		`next.AttemptID = attemptID(next.Attempt)`, `next.AttemptID = r.AttemptID`,
+		`^TestLostUploadStartsAgain$`,
+	},
+	{
+		"crashes not counted", "consumer/claim.go",
+		`next.Crashes++`, `_ = next.Crashes`,
+		`^TestCrashLoopEnds$`,
+	},
+	{
+		"own swap not recognised", "consumer/record.go",
+		`case readErr == nil && now.Write == r.Write:`, `case readErr == nil && now.Write == "":`,
+		`^TestEveryCallFailsOnce$`,
+	},
+	{
+		"swap of any revision", "consumer/record.go",
+		`return s.Update(ctx, key, value, revision)`, `return revision + 1, s.Put(ctx, key, value)`,
+		`^TestRandomFaults$`,
+	},
+	{
+		"lost upload waited for", "consumer/verdict.go",
+		`v.act = restart`, `v.act = retry`,
+		`^TestLostUploadStartsAgain$`,
+	},
+	{
+		"rejection tried again", "consumer/verdict.go",
+		`case r.State == running && rejected:`, `case r.State == "" && rejected:`,
+		`^TestBadEnds$/destination_refuses`,
+	},
+	{
+		"refusal ends a commit", "consumer/verdict.go",
+		`case r.State == running && rejected:`, `case rejected:`,
+		`^TestRefusalPastThePointOfNoReturnIsWaitedFor$`,
+	},
+	{
+		"janitor that aborts nothing", "consumer/janitor.go",
+		`err = c.work.Abort(ctx, a, r.Uploads)`, `_ = a`,
+		`^TestJanitor$`,
+	},
+	{
+		"BackOff set", "consumer/setup.go",
+		`MaxDeliver: -1,`, `MaxDeliver: -1, BackOff: []time.Duration{time.Minute},`,
+		`^TestSetup$`,
+	},
+	{
+		"MaxDeliver 5", "consumer/setup.go",
+		`MaxDeliver: -1,`, `MaxDeliver: 5,`,
+		`^TestSetupRefusesWhatDiffers$/max_deliver`,
+	},
+	{
+		"buffer while disconnected", "consumer/jetstream.go",
+		"		nats.ReconnectBufSize(-1),\n", "",
+		`^TestConnectBuffersNothing$`,
+	},
+}
