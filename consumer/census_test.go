@@ -97,7 +97,7 @@ func TestPhasesAreMeasuredWhenTheyAreOver(t *testing.T) {
 		}
 		l.begin() // that one failed, and the next attempt goes on in the same phase
 		l.Progress(func(p *contracts.Progress) { p.Rows++ })
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual
 		l.Progress(func(p *contracts.Progress) { p.Phase = contracts.Committing })
 		if want := []string{"preflight 2s", "opening 1s", "tables 1m0s"}; !slices.Equal(over, want) {
 			t.Errorf("measured: %q, want %q", over, want)

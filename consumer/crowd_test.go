@@ -103,7 +103,7 @@ func TestDeadDestinationHoldsNoSlots(t *testing.T) {
 			w.publish(requestOf("dead", fmt.Sprintf("job%d", i)))
 		}
 		w.node("w1").employ(exports{part: time.Second, reject: reject}, Config{Slots: 3, Attempts: 1000})
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual
 		for i := range 20 {
 			w.publish(request(fmt.Sprintf("job%d", i)))
 		}
@@ -148,7 +148,7 @@ func TestSilentDestinationIsTriedLessAndLess(t *testing.T) {
 			n.faults = silent
 			n.employ(exports{part: time.Second}, Config{})
 		}
-		time.Sleep(night)
+		time.Sleep(night) // virtual
 		mu.Lock()
 		defer mu.Unlock()
 		if tries < 8 || tries > 40 { // a fleet of one would try it some twelve times

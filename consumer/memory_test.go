@@ -97,7 +97,8 @@ func newMemory(t *testing.T) *memory {
 	return w
 }
 
-// inMemory runs a test in virtual time over a world of its own, and stops the workers that it has employed.
+// inMemory runs a test in virtual time over a world of its own, and stops the workers that it has employed. A sleep in it
+// takes no time.
 func inMemory(t *testing.T, test func(t *testing.T, w *memory)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

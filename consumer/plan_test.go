@@ -43,7 +43,7 @@ func TestSuccessorGoesOnWithTheAttempt(t *testing.T) {
 			}
 			n.employ(exports{part: time.Second}, Config{})
 			for n.ctx.Err() == nil && w.outcome("job") == "" {
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // virtual
 			}
 		}
 		r := w.record("acme", "job")

@@ -22,7 +22,7 @@ func TestAheadKeepsTheOrder(t *testing.T) {
 		}
 		a := lookAhead(t.Context(), 7, 3*len(block{}.b), jobs, func(ctx context.Context, _, job int, w io.Writer) (int, error) {
 			for range job % 11 {
-				time.Sleep(time.Duration(job*7919%13) * time.Millisecond)
+				time.Sleep(time.Duration(job*7919%13) * time.Millisecond) // virtual
 				w.Write(bytes.Repeat([]byte{byte(job)}, 50_000))
 			}
 			return job * job, nil

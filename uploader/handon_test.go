@@ -217,9 +217,9 @@ func TestSessionsAreKeptForAMinute(t *testing.T) {
 		if len(s.kept) != keptSessions {
 			t.Errorf("%d are kept", len(s.kept))
 		}
-		time.Sleep(handedOnFor / 2)
-		s.put(of(0), fresh()) // in the place of the older one
-		time.Sleep(handedOnFor / 2)
+		time.Sleep(handedOnFor / 2) // virtual
+		s.put(of(0), fresh())       // in the place of the older one
+		time.Sleep(handedOnFor / 2) // virtual
 		synctest.Wait()
 		if len(s.kept) != 1 || s.take(of(0)) == nil {
 			t.Errorf("%d are kept", len(s.kept))

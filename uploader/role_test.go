@@ -130,7 +130,7 @@ func TestRefreshIsEarlyAndForgiving(t *testing.T) {
 		if got := r.expires.Sub(adjusted.Expires); got != expiryWindow {
 			t.Errorf("refreshed %s early", got)
 		}
-		time.Sleep(56 * time.Minute)
+		time.Sleep(56 * time.Minute) // virtual
 		kept, err := r.HandleFailToRefresh(t.Context(), adjusted, errors.New("STS is down"))
 		if err != nil || kept.Expired() || time.Until(kept.Expires) != staleFor {
 			t.Errorf("%v, %v", kept.Expires, err)
@@ -144,7 +144,7 @@ func TestRefreshIsEarlyAndForgiving(t *testing.T) {
 		if _, err := r.HandleFailToRefresh(t.Context(), adjusted, errFenced); !errors.Is(err, errFenced) {
 			t.Error("a fenced attempt keeps its power")
 		}
-		time.Sleep(4 * time.Minute)
+		time.Sleep(4 * time.Minute) // virtual
 		down := errors.New("STS is down")
 		if _, err := r.HandleFailToRefresh(t.Context(), kept, down); !errors.Is(err, down) {
 			t.Errorf("expired credentials were kept: %v", err)

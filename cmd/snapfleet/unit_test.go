@@ -137,12 +137,12 @@ func TestLines(t *testing.T) {
 		v := c.progress(&b, false, "acme/j1")
 		v.show("queued", contracts.Progress{})
 		v.show("queued", contracts.Progress{}) // nothing changed
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second)            // virtual
 		p := contracts.Progress{Phase: contracts.WritingTables, TablesTotal: 3, FilesTotal: 2}
 		v.show("running", p)
 		p.Tables, p.Rows, p.Bytes, p.BytesTotal = 1, 1234, 1<<20, 4<<20
-		v.show("running", p) // too soon
-		time.Sleep(2 * time.Second)
+		v.show("running", p)        // too soon
+		time.Sleep(2 * time.Second) // virtual
 		v.show("running", p)
 		p.Phase, p.BytesTotal = contracts.Committing, p.Bytes
 		v.show("committing", p) // never too soon
