@@ -44,6 +44,12 @@ test: ## Run every test, with the race detector, against real servers. One packa
 test-postgres18: ## Run the exporter's tests against PostgreSQL 18, which npm brings.
 	@test/postgres18.sh
 
+.PHONY: test-duckdb
+test-duckdb: ## Run the loading page's commands for DuckDB, which npm brings.
+	@test/install.sh
+	$(GO) vet -tags duckdb ./test
+	@GO='$(GO)' test/duckdb.sh
+
 .PHONY: build
 build: ## Build bin/snapfleet.
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/snapfleet ./cmd/snapfleet

@@ -23,12 +23,14 @@ have_gnu_tar || packages="$packages tar"
 have bsdtar || packages="$packages libarchive-tools"
 have python3 || packages="$packages python3"
 have git || packages="$packages git"
+have jq || packages="$packages jq"
+have psql || packages="$packages postgresql-client"
 [ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
 	echo "The tests need programs that this machine lacks. On Debian or Ubuntu:" >&2
 	echo "    sudo apt-get install -y --no-install-recommends$packages" >&2
-	echo "Elsewhere: PostgreSQL's server (14 or newer), a C compiler, GNU tar, bsdtar, python3 and git, in PATH." >&2
+	echo "Elsewhere: PostgreSQL's server (14 or newer), a C compiler, GNU tar, bsdtar, python3, git, jq and psql, in PATH." >&2
 	exit 1
 fi
 

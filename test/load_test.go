@@ -135,7 +135,7 @@ func (d *unpacked) plain(name string) []byte {
 	return plain
 }
 
-// loadLines loads one file into a table as README.md says.
+// loadLines loads one file into a table as contracts/README.md says.
 func (d *unpacked) loadLines(conn *pgx.Conn, into string, own []string, name string) (rows int64) {
 	d.t.Helper()
 	run := func(sql string) {
