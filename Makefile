@@ -50,6 +50,12 @@ test-duckdb: ## Run the loading page's commands for DuckDB, which npm brings.
 	$(GO) vet -tags duckdb ./test
 	@GO='$(GO)' test/duckdb.sh
 
+.PHONY: test-natscli
+test-natscli: ## Run the commands of deploy/nats/README.md with the real nats-server, nats and nk.
+	@test/install.sh
+	$(GO) vet -tags natscli ./test
+	@GO='$(GO)' test/natscli.sh
+
 .PHONY: build
 build: ## Build bin/snapfleet.
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/snapfleet ./cmd/snapfleet
