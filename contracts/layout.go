@@ -51,9 +51,9 @@ func VolumeName(kind Kind, job string, n int) string {
 const maxFileName = 76
 
 // TableFiles names the files of a set of tables, in order: "<table>.<format>" wherever that is safe.
-// The names are unique even where a file system folds case, also once [PartFile] has numbered them.
-// Bytes that some extractor would take amiss are written %XX; a name that would be too long, or equal
-// to another's, ends in "~" and eight hex digits of its SHA-256.
+// The names are unique even where a file system folds case or normalises Unicode, also once [PartFile] has numbered
+// them. Bytes that some extractor would take amiss are written %XX. A name that would be too long, that would be equal
+// to another's, or that has another form in Unicode, ends in "~" and eight hex digits of its SHA-256.
 func TableFiles(tables []string, format Format) []string {
 	taken := make(map[string]bool, len(tables))
 	for _, t := range tables {
@@ -64,7 +64,7 @@ func TableFiles(tables []string, format Format) []string {
 	for i, t := range tables {
 		plain := fileName(t)
 		name := plain
-		if used[fold(name)] || looksLikePart(name, taken) || len(name) > maxFileName {
+		if used[fold(name)] || looksLikePart(name, taken) || len(name) > maxFileName || strings.ContainsFunc(plain, composed) {
 			name = hashed(plain, t)
 		}
 		for n := 2; used[fold(name)]; n++ { // 32 bits of a digest are no proof
@@ -86,29 +86,60 @@ func PartFile(name string, n int) string {
 	return name + "_part" + strconv.Itoa(n)
 }
 
-// AttachmentFile is the path of an attachment inside its .tar: "<id>/<filename>". Ids are unique, so
-// paths are; what looks like another folder in a file name is written %XX.
+// AttachmentFile is the path of an attachment inside its .tar: "<id>/<filename>". It depends on nothing but the two, so
+// an attachment has the same path in every snapshot. What looks like another folder in a file name is written %XX.
+//
+// Ids are unique, so paths are, also on a file system that ignores case, Unicode normalisation or width: an id of
+// anything but lower-case ASCII ends in "~" and eight hex digits of its SHA-256.
 func AttachmentFile(id, filename string) string {
-	clean := func(s, empty string, limit int) string {
-		name := fileName(s)
-		if name == "" {
-			name = empty
-		}
-		if len(name) <= limit {
-			return name
-		}
-		ext := path.Ext(name)
-		if len(ext) > 12 || strings.ContainsRune(ext, '%') {
-			ext = ""
-		}
-		return cut(name, limit-9-len(ext)) + "~" + digest(s) + ext
-	}
 	// No other id becomes "no~id": a tilde is written %7E.
-	return clean(id, "no~id", 120) + "/" + clean(filename, "unnamed", 180)
+	return idFolder(id) + "/" + attachmentName(filename)
 }
 
-// device matches names that Windows keeps for devices, whatever their extension.
-var device = regexp.MustCompile(`(?i)^(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$)`)
+// The longest folder and the longest file name of an attachment's path, in bytes.
+const (
+	maxIDFolder       = 120
+	maxAttachmentName = 180
+)
+
+// idFolder is the folder of an attachment. Ids that share their beginning are many, so a shortened one has more of its
+// digest than one that only has upper-case letters.
+func idFolder(id string) string {
+	name := fileName(id)
+	switch {
+	case name == "":
+		return "no~id"
+	case len(name) > maxIDFolder:
+		return cut(name, maxIDFolder-1-4*digestBytes) + "~" + digest(id, 2*digestBytes)
+	case !caseless(id):
+		return cut(name, maxIDFolder-1-2*digestBytes) + "~" + digest(id, digestBytes)
+	}
+	return name
+}
+
+// caseless reports whether no file system takes s for another caseless name.
+func caseless(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf || 'A' <= r && r <= 'Z' })
+}
+
+// attachmentName is the file name of an attachment. It is alone in its folder.
+func attachmentName(filename string) string {
+	name := fileName(filename)
+	if name == "" {
+		return "unnamed"
+	}
+	if len(name) <= maxAttachmentName {
+		return name
+	}
+	ext := path.Ext(name)
+	if len(ext) > 12 || strings.ContainsRune(ext, '%') {
+		ext = ""
+	}
+	return cut(name, maxAttachmentName-1-2*digestBytes-len(ext)) + "~" + digest(filename, digestBytes) + ext
+}
+
+// device matches names that Windows keeps for devices, whatever their extension, and whatever blanks are before it.
+var device = regexp.MustCompile(`(?i)^(con|conin\$|conout\$|clock\$|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\.|$)`)
 
 // fileName writes s so that it is one segment of a path on any system: no separator, no control or
 // invisible formatting character, no leading or trailing dot or space, no device, nothing invalid, and
@@ -146,11 +177,17 @@ func looksLikePart(name string, taken map[string]bool) bool {
 	return err == nil && taken[name[:i]]
 }
 
-func hashed(name, original string) string { return cut(name, maxFileName-9) + "~" + digest(original) }
+func hashed(name, original string) string {
+	return cut(name, maxFileName-1-2*digestBytes) + "~" + digest(original, digestBytes)
+}
 
-func digest(s string) string {
+// digestBytes is how much of its SHA-256 tells a name apart from those that look like it.
+const digestBytes = 4
+
+// digest is the beginning of the SHA-256 of s, in hex: two digits for each of n bytes.
+func digest(s string, n int) string {
 	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:4])
+	return hex.EncodeToString(sum[:n])
 }
 
 // cut shortens s to at most n bytes without breaking a character or a %XX.
@@ -170,4 +207,42 @@ func cut(s string, n int) string {
 }
 
 // fold maps names that collide on a case-insensitive file system to the same string.
-func fold(s string) string { return strings.ToLower(strings.ToUpper(s)) }
+func fold(s string) string { return sharpS.Replace(strings.ToLower(strings.ToUpper(s))) }
+
+// sharpS is the one common letter of which full case folding, as on APFS, makes two.
+var sharpS = strings.NewReplacer("ß", "ss", "ẞ", "ss")
+
+// composed reports whether r is part of a letter that Unicode also writes in another way: with other marks, other jamo,
+// another width, or as several letters. What is left are letters in the form that keyboards give, each of one rune.
+func composed(r rune) bool {
+	return r >= utf8.RuneSelf && (unicode.Is(unicode.M, r) || unicode.Is(otherForms, r))
+}
+
+var otherForms = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{Lo: 0x0132, Hi: 0x0133, Stride: 1}, // ĳ
+		{Lo: 0x0149, Hi: 0x0149, Stride: 1}, // ŉ
+		{Lo: 0x01C4, Hi: 0x01CC, Stride: 1}, // Ǆ, in three cases
+		{Lo: 0x01F0, Hi: 0x01F3, Stride: 1}, // ǰ, and Ǳ in three cases
+		{Lo: 0x0344, Hi: 0x0345, Stride: 1},
+		{Lo: 0x0374, Hi: 0x0374, Stride: 1},
+		{Lo: 0x037E, Hi: 0x037E, Stride: 1},
+		{Lo: 0x0387, Hi: 0x0387, Stride: 1},
+		{Lo: 0x0390, Hi: 0x0390, Stride: 1},
+		{Lo: 0x03B0, Hi: 0x03B0, Stride: 1},
+		{Lo: 0x0587, Hi: 0x0587, Stride: 1},
+		{Lo: 0x1100, Hi: 0x11FF, Stride: 1}, // jamo, of which syllables of Hangul are made
+		{Lo: 0x1E96, Hi: 0x1E9B, Stride: 1},
+		{Lo: 0x1F00, Hi: 0x1FFF, Stride: 1}, // Greek with several marks
+		{Lo: 0x2000, Hi: 0x206F, Stride: 1}, // blanks and marks of several widths
+		{Lo: 0x2100, Hi: 0x214F, Stride: 1}, // letters as symbols
+		{Lo: 0x2329, Hi: 0x232A, Stride: 1},
+		{Lo: 0xA960, Hi: 0xA97F, Stride: 1},
+		{Lo: 0xD7B0, Hi: 0xD7FF, Stride: 1},
+		{Lo: 0xF900, Hi: 0xFAFF, Stride: 1}, // ideographs for compatibility
+		{Lo: 0xFB00, Hi: 0xFDFF, Stride: 1}, // ligatures and other forms for compatibility
+		{Lo: 0xFE30, Hi: 0xFEFF, Stride: 1},
+		{Lo: 0xFF00, Hi: 0xFFEF, Stride: 1}, // full and half width
+	},
+	R32: []unicode.Range32{{Lo: 0x1D400, Hi: 0x1D7FF, Stride: 1}, {Lo: 0x2F800, Hi: 0x2FA1F, Stride: 1}},
+}

@@ -10,6 +10,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
@@ -140,11 +143,28 @@ func checkSegment(t *testing.T, s string, limit int) {
 		t.Fatalf("%q is not UTF-8", s)
 	case strings.ContainsFunc(s, bad):
 		t.Fatalf("%q has a character that it must not have", s)
+	case onWindows(s):
+		t.Fatalf("%q is a device on Windows", s)
 	case s != strings.TrimSpace(s) || strings.HasSuffix(s, ".") || s[0] == '-' || s[0] == '~':
 		t.Fatalf("%q begins or ends badly", s)
 	case regexp.MustCompile(`%($|[^0-9A-F]|[0-9A-F]$|[0-9A-F][^0-9A-F])`).MatchString(s):
 		t.Fatalf("%q has a broken %%XX", s)
 	}
+}
+
+// onWindows reports whether Windows takes s for a device: by what is before the first dot, without blanks at its end.
+func onWindows(s string) bool {
+	stem, _, _ := strings.Cut(s, ".")
+	switch stem = strings.ToUpper(strings.TrimRight(stem, " ")); stem {
+	case "CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$":
+		return true
+	}
+	for _, port := range []string{"COM", "LPT"} {
+		if n, ok := strings.CutPrefix(stem, port); ok && len([]rune(n)) == 1 && strings.Contains("0123456789¹²³", n) {
+			return true
+		}
+	}
+	return false
 }
 
 func TestPartFile(t *testing.T) {
@@ -187,6 +207,15 @@ func TestAttachmentFile(t *testing.T) {
 		{"", "x", "no~id/x"},
 		{"-", "-rf", "%2D/%2Drf"},
 		{"nul", "CON.pdf", "%6Eul/%43ON.pdf"},
+		{"con .1", "nul .x", "%63on .1/%6Eul .x"},
+		{"conin$", "CONOUT$", "%63onin$/%43ONOUT$"},
+		{"com1  ", "lpt9 . ", "%63om1 %20/%6Cpt9 .%20"},
+		{"a ", "a.", "a%20/a%2E"},
+		{"console", "null.txt", "console/null.txt"},
+		{"ab3x", "drawing.pdf", "ab3x/drawing.pdf"},
+		{"aB3x", "drawing.pdf", "aB3x~280a9b30/drawing.pdf"},
+		{"AB3X", "drawing.pdf", "AB3X~6b048f65/drawing.pdf"},
+		{"größe", "x", "größe~d353a267/x"},
 	} {
 		if got := contracts.AttachmentFile(c.id, c.filename); got != c.want {
 			t.Errorf("%q, %q is %q, want %q", c.id, c.filename, got, c.want)
@@ -204,13 +233,75 @@ func TestAttachmentFile(t *testing.T) {
 	}
 }
 
+// TestAttachmentsApart: what a file system takes for one name is two folders.
+func TestAttachmentsApart(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][]string{
+		{"aB3x", "ab3x", "AB3X", "Ab3x"},
+		{"0015g00000AbCdE", "0015g00000aBcDe"},
+		{"\u00e9", "e\u0301", "\u00c9", "E\u0301"},                 // composed or not
+		{"\u212b", "\u00c5", "A\u030a", "\u00e5"},                  // the unit and the letter
+		{"k", "K", "\u212a"},                                       // Kelvin
+		{"\uff21\uff11", "A1", "a1", "\uff411"},                    // full width
+		{"stra\u00dfe", "strasse", "STRASSE", "STRA\u1e9eE"},       // one letter or two
+		{"\ufb01le", "file"},                                       // a ligature
+		{"\uac00", "\u1100\u1161"},                                 // a syllable, and what it is made of
+		{"i", "I", "\u0130", "\u0131"},                             // Turkish
+		{"s", "\u017f"},                                            // long s
+		{"\xff", "\ufffd", "%FF", "%ff"},                           // not UTF-8
+		{strings.Repeat("a", 200), strings.Repeat("a", 199) + "b"}, // shortened
+		{strings.Repeat("a", 200), strings.Repeat("a", 199) + "A"},
+		{"", "no~id", "NO~ID", "no%7Eid"},
+	} {
+		seen := map[string]string{}
+		for _, id := range ids {
+			folder := sameName(path.Dir(checkAttachmentFile(t, id, "drawing.pdf")))
+			if other, ok := seen[folder]; ok {
+				t.Errorf("ids %+q and %+q share the folder %q", other, id, folder)
+			}
+			seen[folder] = id
+		}
+	}
+}
+
+// TestTablesApart: the same for tables, of which plain names stay as they are.
+func TestTablesApart(t *testing.T) {
+	t.Parallel()
+	for _, tables := range [][]string{
+		{"gr\u00f6\u00dfe", "gro\u0308\u00dfe", "gro\u0308sse", "GR\u00d6SSE"},
+		{"\uac00", "\u1100\u1161"},
+		{"\u212b", "\u00e5"},
+		{"caf\u00e9", "cafe\u0301", "CAF\u00c9"},
+	} {
+		seen := map[string]string{}
+		for i, name := range contracts.TableFiles(tables, contracts.CSV) {
+			name = sameName(name)
+			if other, ok := seen[name]; ok {
+				t.Errorf("tables %+q and %+q share the file %q", other, tables[i], name)
+			}
+			seen[name] = tables[i]
+		}
+	}
+	for _, plain := range []string{"gr\u00f6\u00dfe", "\u90e8\u54c1", "\u0437\u0430\u043a\u0430\u0437", "b\u00e5t"} {
+		if got := contracts.TableFiles([]string{plain}, contracts.CSV)[0]; got != plain+".csv.gz" {
+			t.Errorf("table %q is %q", plain, got)
+		}
+	}
+}
+
+// sameName is the same for names that some file system takes for one: without case, width and normalisation.
+func sameName(s string) string { return norm.NFKC.String(cases.Fold().String(norm.NFKC.String(s))) }
+
 func FuzzAttachmentFile(f *testing.F) {
 	f.Add("1", "a.pdf", "2", "a.pdf")
 	f.Add("", "..", "_", "/etc/passwd")
 	f.Add("a/b", "\xff\u202e", "a%2Fb", strings.Repeat("ü", 120)+".pdf")
+	f.Add("aB3x", "con .txt", "ab3x", "CONIN$")
+	f.Add("e\u0301", "a ", "\u00e9", "a.")
+	f.Add(strings.Repeat("x", 150)+"a", "", strings.Repeat("x", 150)+"A", "nul .x")
 	f.Fuzz(func(t *testing.T, id, filename, id2, filename2 string) {
 		one, two := checkAttachmentFile(t, id, filename), checkAttachmentFile(t, id2, filename2)
-		if short := len(id) < 40 && len(id2) < 40; short && id != id2 && path.Dir(one) == path.Dir(two) {
+		if id != id2 && sameName(path.Dir(one)) == sameName(path.Dir(two)) {
 			t.Fatalf("ids %q and %q share the folder %q", id, id2, path.Dir(one))
 		}
 	})

@@ -8,6 +8,11 @@ var contractBugs = []bug{
 		`^TestAttachmentFile$`,
 	},
 	{
+		"ids that differ only in case in one folder", "contracts/layout.go",
+		`	case !caseless(id):`, `	case false:`,
+		`^TestAttachmentsApart$`,
+	},
+	{
 		"receipt of another delivery", "contracts/receipt.go",
 		`hex.EncodeToString(sum[:]) != digest {`, `hex.EncodeToString(sum[:]) == "" {`,
 		`^TestJoinReceiptRefuses$`,
