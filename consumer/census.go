@@ -64,7 +64,10 @@ func (n *census) count(state string, age time.Duration) {
 }
 
 // measured is what this worker has measured in its turn; nil: it is not its turn, or it does not know.
-type measured struct{ atomic.Pointer[census] }
+type measured struct {
+	atomic.Pointer[census]
+	callback metric.Registration
+}
 
 func newMeasured() *measured {
 	l := &measured{}
@@ -75,7 +78,7 @@ func newMeasured() *measured {
 	age, _ := m.Float64ObservableGauge("snapfleet.queue.age", metric.WithDescription("Age of the oldest request among the jobs in a state, 0 where there is none. For queued ones time spent in a pause does not count."+whose), metric.WithUnit("s"))
 	letters, _ := m.Int64ObservableGauge("snapfleet.dead.letters", metric.WithDescription("Dead letters that are kept, those that were replayed included."+whose), metric.WithUnit("{request}"))
 	backlog, _ := m.Int64ObservableGauge("snapfleet.webhook.backlog", metric.WithDescription("Events that the webhook's receiver has not taken yet, by what they tell."+whose), metric.WithUnit("{event}"))
-	_, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	l.callback, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		n := l.Load()
 		if n == nil {
 			return nil

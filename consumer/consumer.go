@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -165,6 +166,7 @@ type Consumer struct {
 	lateness *lateness
 	survey   func(context.Context) (*census, error) // nil: there is no queue to measure
 	measured *measured
+	callback metric.Registration // of what watch registers; nil in memory
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
 	interrupt context.CancelCauseFunc
@@ -226,9 +228,10 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 func assemble(work Work, cfg Config, q queue, jobs cells, fleet board, l ledger, tenants registry) *Consumer {
 	c := &Consumer{
 		work: work, cfg: cfg, queue: q, records: records{jobs}, fleet: fleet, ledger: l, tenants: tenants,
-		seen: newObservations(), crowd: newCrowd(cfg), routes: newCircuits(cfg), meters: newMeters(cfg), connected: func() bool { return true },
+		seen: newObservations(), crowd: newCrowd(cfg), meters: newMeters(cfg), connected: func() bool { return true },
 		lateness: newLateness(cfg.TenantMetrics), measured: newMeasured(),
 	}
+	c.routes = newCircuits(cfg, c.crowd.busy)
 	c.pauses = newPauses(cfg, c.meters.pausedNow)
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
 	return c
@@ -252,6 +255,7 @@ func (c *Consumer) Interrupt() { c.interrupt(ErrShutdown) }
 // period, gives back what is left, and returns nil: a broker that is away is waited for, and Ready says so.
 func (c *Consumer) Run(ctx context.Context) error {
 	defer c.interrupt(ErrShutdown)
+	defer c.unregister()
 	var around sync.WaitGroup
 	around.Go(func() { c.observe(ctx) })
 	around.Go(func() { c.hear(ctx) })

@@ -32,18 +32,20 @@ func newCrowd(cfg Config) *crowd {
 	}
 }
 
-// note remembers that somebody has changed the record.
-func (c *crowd) note(key string) {
+// note remembers that somebody has changed the record. It reports whether the job is still under way, as far as this
+// worker knows.
+func (c *crowd) note(key string) (live bool) {
 	tenant, _, _ := strings.Cut(key, ".")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, over := c.ended[key]; over {
-		return // the last write of a job comes after its outcome
+		return false // the last write of a job comes after its outcome
 	}
 	if c.moved[tenant] == nil {
 		c.moved[tenant] = map[string]time.Time{}
 	}
 	c.moved[tenant][key] = time.Now()
+	return true
 }
 
 // end remembers that the job's outcome was published.
@@ -75,13 +77,22 @@ func (c *crowd) enter(tenant, key string) bool {
 	return true
 }
 
-// leave gives the place back.
-func (c *crowd) leave(tenant string) {
+// leave gives the place back. last reports whether the tenant has no other place in this worker.
+func (c *crowd) leave(tenant string) (last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mine[tenant]--; c.mine[tenant] <= 0 {
 		delete(c.mine, tenant)
+		return true
 	}
+	return false
+}
+
+// busy reports whether this worker works on a job of the tenant.
+func (c *crowd) busy(tenant string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mine[tenant] > 0
 }
 
 // forget drops what no longer matters.
@@ -136,15 +147,16 @@ func (s *seat) take() (delay time.Duration, ok bool) {
 func (s *seat) leave() {
 	if s.taken {
 		s.taken = false
-		s.c.crowd.leave(s.tenant)
-		s.c.routes.over(s.tenant)
+		last := s.c.crowd.leave(s.tenant)
+		s.c.routes.over(s.tenant, last)
 	}
 }
 
 // circuits keep a destination that does not answer from holding slots: after an attempt has failed on it, one
 // job at a time tries it again, and the others wait in the queue.
 type circuits struct {
-	cfg Config
+	cfg  Config
+	busy func(tenant string) bool // whether this worker works on a job of the tenant; must not be slow
 
 	mu    sync.Mutex
 	route map[string]string // a tenant's destination, as of its last attempt
@@ -157,8 +169,8 @@ type circuit struct {
 	trial    bool // a job is trying whether the destination answers again
 }
 
-func newCircuits(cfg Config) *circuits {
-	return &circuits{cfg: cfg, route: map[string]string{}, open: map[string]*circuit{}}
+func newCircuits(cfg Config, busy func(tenant string) bool) *circuits {
+	return &circuits{cfg: cfg, busy: busy, route: map[string]string{}, open: map[string]*circuit{}}
 }
 
 // aim remembers where an attempt of the tenant goes.
@@ -185,12 +197,32 @@ func (c *circuits) wait(tenant string) time.Duration {
 	return 0
 }
 
-// over ends a trial, if there was one, whatever came of it.
-func (c *circuits) over(tenant string) {
+// over ends a trial, if there was one, whatever came of it. After the tenant's last job in this worker, its destination
+// is forgotten if it answers: a worker serves more tenants in its life than it can remember.
+func (c *circuits) over(tenant string, last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if o := c.open[c.route[tenant]]; o != nil {
 		o.trial = false
+	} else if last {
+		delete(c.route, tenant)
+	}
+}
+
+// forget drops the circuits that no job has tried for twice the longest delay between two attempts, with the routes that
+// lead there: their tenants are gone, or other workers serve them.
+func (c *circuits) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for destination, o := range c.open {
+		if !o.trial && time.Since(o.until) > 2*c.cfg.RetryMax {
+			delete(c.open, destination)
+		}
+	}
+	for tenant, destination := range c.route {
+		if c.open[destination] == nil && !c.busy(tenant) {
+			delete(c.route, tenant)
+		}
 	}
 }
 

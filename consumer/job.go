@@ -41,7 +41,7 @@ func (c *Consumer) process(ctx context.Context, m message) fate {
 		return f
 	}
 	defer l.seat.leave()
-	defer l.rest()
+	defer l.release()
 	c.noteClaim(ctx, l.record())
 	if l.record().Epoch == 1 {
 		c.noteWait(ctx, m, began)

@@ -16,7 +16,10 @@ import (
 const maxTenantMetrics = 1000
 
 // lateness is what this worker found when it looked at the schedules in its turn. Nil: it is not its turn.
-type lateness struct{ atomic.Pointer[punctual] }
+type lateness struct {
+	atomic.Pointer[punctual]
+	callback metric.Registration
+}
 
 // punctual is how old each tenant's last delivery is, of those that have a schedule.
 type punctual struct {
@@ -39,7 +42,7 @@ func newLateness(worst int) *lateness {
 	overdue, _ := m.Int64ObservableGauge("snapfleet.tenants.overdue", metric.WithDescription("Tenants with a schedule that nothing was delivered to for one and a half intervals."+whose), metric.WithUnit("{tenant}"))
 	oldest, _ := m.Float64ObservableGauge("snapfleet.delivery.age", metric.WithDescription("Age of the last delivery to that tenant with a schedule whose last delivery is oldest."+whose), metric.WithUnit("s"))
 	each, _ := m.Float64ObservableGauge("snapfleet.tenant.delivery.age", metric.WithDescription("Age of the last delivery to a tenant with a schedule, of so many as --tenant-metrics says: those whose last delivery is oldest."+whose), metric.WithUnit("s"))
-	_, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	l.callback, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		p := l.Load()
 		if p == nil {
 			return nil

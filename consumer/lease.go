@@ -67,6 +67,13 @@ func (l *lease) rest() {
 	l.fence.Stop()
 }
 
+// release ends the heartbeat and releases the lease's context. Until then that context is registered in its parent, which
+// lives as long as the worker, and holds the job's span and logger.
+func (l *lease) release() {
+	l.rest()
+	l.cancel(nil)
+}
+
 // begin returns the context of an attempt: it ends with the hold, and before it when the attempt stalls or
 // somebody wants it cancelled. The hold outlives it, so that what the attempt left can be cleaned up.
 func (l *lease) begin() (context.Context, context.CancelCauseFunc) {

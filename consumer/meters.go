@@ -150,13 +150,22 @@ func (s meters) pausedNow(fleet bool, all int) {
 	}
 }
 
+// unregister ends what is asked for at each scrape: a worker that has ended reports nothing.
+func (c *Consumer) unregister() {
+	for _, r := range []metric.Registration{c.callback, c.lateness.callback, c.measured.callback} {
+		if r != nil {
+			_ = r.Unregister() // its error is about a meter that is shut down
+		}
+	}
+}
+
 // watch registers what is asked for at each scrape. It tells of this worker alone.
 func (c *Consumer) watch() {
 	m := otel.Meter(scope)
 	ready, _ := m.Int64ObservableGauge("snapfleet.worker.ready", metric.WithDescription("1 while this worker can take jobs, as /readyz says; else 0."))
 	reconnects, _ := m.Int64ObservableCounter("snapfleet.nats.reconnects", metric.WithDescription("Times that this worker has lost its connection to NATS and found another."), metric.WithUnit("{reconnect}"))
 	pauseAge, _ := m.Float64ObservableGauge("snapfleet.pause.age", metric.WithDescription("Since when the oldest pause in force holds, of the fleet and of tenants; 0: there is none."), metric.WithUnit("s"))
-	_, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	c.callback, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		can := int64(1)
 		if c.Ready() != nil {
 			can = 0

@@ -41,6 +41,13 @@ func (o *observations) unchanged(key string, revision uint64) time.Duration {
 	return 0 // a newer revision was seen: what was read is stale
 }
 
+// drop forgets one key: it is observed again should it be asked for.
+func (o *observations) drop(key string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.seen, key)
+}
+
 // forget drops what is older than age: it is observed anew should it ever be asked for.
 func (o *observations) forget(age time.Duration) {
 	o.mu.Lock()
@@ -58,10 +65,14 @@ func (c *Consumer) observe(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.seen.forget(max(10*c.cfg.Observe, 2*c.cfg.RetryMax, 2*signatureLife))
 		c.crowd.forget()
+		c.routes.forget()
 		round, cancel := context.WithTimeout(ctx, 5*c.cfg.Observe)
 		err := c.records.Changes(round, recordKeys, func(key string, revision uint64) {
-			c.seen.note(key, revision)
-			c.crowd.note(key)
+			if c.crowd.note(key) {
+				c.seen.note(key, revision)
+			} else {
+				c.seen.drop(key) // whoever has to know it of a job that has ended observes it then
+			}
 		})
 		if err != nil {
 			pause(ctx, time.Second)
@@ -73,7 +84,11 @@ func (c *Consumer) observe(ctx context.Context) {
 // hear follows the ends of all jobs until ctx is done.
 func (c *Consumer) hear(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := c.ledger.Endings(ctx, c.crowd.end); err != nil {
+		ended := func(key string) {
+			c.crowd.end(key)
+			c.seen.drop(key)
+		}
+		if err := c.ledger.Endings(ctx, ended); err != nil {
 			pause(ctx, time.Second)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -303,6 +304,8 @@ func (t *trustChecks) seen(arn string, refused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if refused {
+		// What is due again is as if it was never checked: a worker sees more roles in its life than it can remember.
+		maps.DeleteFunc(t.last, func(_ string, at time.Time) bool { return time.Since(at) >= t.every })
 		t.last[arn] = time.Now()
 	} else {
 		delete(t.last, arn)

@@ -41,6 +41,21 @@ var queueBugs = []bug{
 		`^TestOwnerWithoutRecordsStopsBeforeItsSuccessorStarts$`,
 	},
 	{
+		"lease whose context is kept for ever", "consumer/lease.go",
+		`l.cancel(nil)`, ``,
+		`^TestTheContextOfALeaseIsReleased$`,
+	},
+	{
+		"every tenant's destination remembered", "consumer/crowd.go",
+		`} else if last {`, `} else if !last {`,
+		`^TestMemoryOfAWorkerDoesNotGrow$`,
+	},
+	{
+		"worker that has ended reports on", "consumer/consumer.go",
+		`defer c.unregister()`, ``,
+		`^TestAWorkerThatHasEndedReportsNothing$`,
+	},
+	{
 		"attempt that never stalls", "consumer/lease.go",
 		`if l.stalled() {`, `if false {`,
 		`^TestBadEnds$/an_attempt_hangs`,
