@@ -17,7 +17,7 @@ import (
 type album struct {
 	t     *testing.T
 	sizes []int
-	names []string // of members; nil: short ones
+	names []string // of attachments; nil: short ones
 	gone  map[int]bool
 
 	mu   sync.Mutex
@@ -54,10 +54,14 @@ func (a *album) settle(j *journal, partBytes int) {
 }
 
 func (a *album) name(i int) string {
+	return contracts.AttachmentFile(a.id(i), a.filename(i))
+}
+
+func (a *album) filename(i int) string {
 	if a.names != nil {
 		return a.names[i]
 	}
-	return contracts.AttachmentFile(a.id(i), "f")
+	return "f"
 }
 
 func (a *album) id(i int) string { return fmt.Sprintf("%04d", i) }
@@ -66,10 +70,10 @@ func (a *album) manifest() (contracts.Manifest, contracts.Archive) {
 	list, rows := tables(3, 200)
 	m := contracts.Manifest{Tables: list}
 	for i := range a.sizes {
-		at := contracts.Attachment{ID: a.id(i), Filename: "f", File: a.name(i)}
+		at := contracts.Attachment{ID: a.id(i), Filename: a.filename(i), File: a.name(i)}
 		if a.gone[i] {
 			at.File = ""
-			m.Gaps = append(m.Gaps, contracts.Gap{ID: a.id(i), Filename: "f", Reason: "missing"})
+			m.Gaps = append(m.Gaps, contracts.Gap{ID: a.id(i), Filename: a.filename(i), Reason: "missing"})
 		}
 		m.Attachments = append(m.Attachments, at)
 	}

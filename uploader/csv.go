@@ -38,7 +38,7 @@ func (c *csvCounter) Write(p []byte) (int, error) {
 			continue
 		}
 		if len(c.header) == maxHeader {
-			return 0, errors.New("the header row does not end")
+			return 0, errHeaderRow
 		}
 		c.header = append(c.header, b)
 	}
@@ -64,6 +64,15 @@ func (c *csvCounter) Write(p []byte) (int, error) {
 }
 
 var newline = []byte{'\n'}
+
+// errHeaderRow says that there is no end of the first row where one has to be.
+var errHeaderRow = fmt.Errorf("its header row does not end within %d bytes", maxHeader)
+
+// counted is how many rows have ended after the header.
+func (c *csvCounter) counted() int64 { return max(c.records-1, 0) }
+
+// broken is never known before the end.
+func (c *csvCounter) broken() bool { return false }
 
 // csvTable is a csvCounter that knows whose rows it counts.
 type csvTable struct {

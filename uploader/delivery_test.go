@@ -506,7 +506,7 @@ func TestSlowStoreSlowsTheWriter(t *testing.T) {
 	go func() { stuck.Wait(); close(full) }()
 	u, dir := inFolder(t, small, o)
 	var written int
-	member := contracts.Member{Name: "a", Of: "a", Size: -1, Write: func(_ context.Context, w io.Writer, _ int64) (contracts.Piece, error) {
+	member := contracts.Member{Name: "a/f", Of: "a", Size: -1, Write: func(_ context.Context, w io.Writer, _ int64) (contracts.Piece, error) {
 		for range 100 * 8 {
 			n, err := w.Write(make([]byte, block))
 			written += n
@@ -540,7 +540,7 @@ func TestSlowStoreSlowsTheWriter(t *testing.T) {
 	if first := slices.Index(o.arrived, 1); first < len(o.arrived)-small.Buffers {
 		t.Errorf("the part that owed its header left %dth of %d", first+1, len(o.arrived))
 	}
-	r, err := d.Receipt(contracts.Manifest{Attachments: []contracts.Attachment{{ID: "a", File: "a"}}})
+	r, err := d.Receipt(contracts.Manifest{Attachments: []contracts.Attachment{{ID: "a", Filename: "f", File: "a/f"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

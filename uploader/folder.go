@@ -17,7 +17,8 @@ import (
 )
 
 // folder is a job's folder on a local file system. It implements store with the same promises: nothing
-// under its final name before complete, nothing overwritten, what is reported done is on the disk.
+// under its final name before complete, nothing overwritten, what is reported done is on the disk. Files and folders are
+// for their owner alone: they hold a tenant's data.
 type folder struct {
 	dir     string
 	attempt contracts.Attempt
@@ -40,7 +41,7 @@ func (f *folder) partial(u contracts.Upload) string {
 }
 
 func (f *folder) preflight(ctx context.Context, keep []contracts.Upload) error {
-	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return fmt.Errorf("make the job's folder: %w", err)
 	}
 	switch data, err := f.read(ctx, contracts.ManifestName); {
@@ -65,7 +66,7 @@ func (f *folder) preflight(ctx context.Context, keep []contracts.Upload) error {
 
 func (f *folder) create(_ context.Context, name string) (string, error) {
 	u := contracts.Upload{Name: name, ID: strings.ToLower(rand.Text()[:12])}
-	file, err := os.OpenFile(f.partial(u), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	file, err := os.OpenFile(f.partial(u), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -251,7 +252,7 @@ func (f *folder) write(_ context.Context, name string, body []byte) (err error) 
 			os.Remove(f.partial(u))
 		}
 	}()
-	if err := os.WriteFile(f.partial(u), body, 0o644); err != nil {
+	if err := os.WriteFile(f.partial(u), body, 0o600); err != nil {
 		return err
 	}
 	if err := f.edit(u, (*os.File).Sync); err != nil {

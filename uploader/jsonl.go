@@ -98,6 +98,12 @@ func (c *jsonlTable) cross(p []byte) (rest []byte) {
 	return p[n:]
 }
 
+// counted is how many lines have ended.
+func (c *jsonlTable) counted() int64 { return c.lines }
+
+// broken reports whether what was written is wrong, whatever follows.
+func (c *jsonlTable) broken() bool { return c.bad != nil }
+
 // rows returns the number of lines, or says what is wrong with the text.
 func (c *jsonlTable) rows() (int64, error) {
 	if c.bad == nil && (c.inside || c.seam > 0 || c.at > 0) {

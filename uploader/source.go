@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -26,8 +27,16 @@ type Source interface {
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
 }
 
+// maxObjects is how many objects a source may list. A delivery has one for each volume, and the manifest.
+const maxObjects = 100_000
+
+var (
+	errTooMany  = fmt.Errorf("more than %d objects are there: this is not the folder of one job", maxObjects)
+	errNotPlain = errors.New("it is no plain file")
+)
+
 // FolderSource reads a delivery in a local folder, which holds manifest.json. Files whose name starts
-// with a dot are not seen.
+// with a dot are not seen. What is no plain file (a link, a pipe, a device) is never opened.
 func FolderSource(dir string) Source { return folderSource(dir) }
 
 type folderSource string
@@ -49,6 +58,9 @@ func (f folderSource) Objects(context.Context) (map[string]int64, error) {
 			return nil, err
 		}
 		found[e.Name()] = info.Size()
+		if len(found) > maxObjects {
+			return nil, errTooMany
+		}
 	}
 	return found, nil
 }
@@ -57,7 +69,27 @@ func (f folderSource) Open(_ context.Context, name string) (io.ReadCloser, error
 	if !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("open %q: not inside the folder: %w", name, fs.ErrNotExist)
 	}
-	return os.Open(filepath.Join(string(f), name))
+	path := filepath.Join(string(f), name)
+	found, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !found.Mode().IsRegular() {
+		return nil, errNotPlain
+	}
+	// Without O_NONBLOCK, a pipe that takes the file's place right now would be waited for.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := file.Stat()
+	if err == nil && !os.SameFile(found, opened) {
+		err = errNotPlain
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // BucketSource reads a delivery in a bucket, below prefix ("tenant/job/"), with whatever credentials
@@ -76,7 +108,9 @@ func (b bucketSource) String() string { return "s3://" + b.bucket + "/" + b.pref
 
 func (b bucketSource) Objects(ctx context.Context) (map[string]int64, error) {
 	found := make(map[string]int64)
-	pages := s3.NewListObjectsV2Paginator(b.client, &s3.ListObjectsV2Input{Bucket: &b.bucket, Prefix: &b.prefix})
+	pages := s3.NewListObjectsV2Paginator(b.client, &s3.ListObjectsV2Input{Bucket: &b.bucket, Prefix: &b.prefix}, func(o *s3.ListObjectsV2PaginatorOptions) {
+		o.StopOnDuplicateToken = true
+	})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -84,6 +118,9 @@ func (b bucketSource) Objects(ctx context.Context) (map[string]int64, error) {
 		}
 		for _, o := range page.Contents {
 			found[strings.TrimPrefix(aws.ToString(o.Key), b.prefix)] = aws.ToInt64(o.Size)
+		}
+		if len(found) > maxObjects {
+			return nil, errTooMany
 		}
 	}
 	return found, nil

@@ -1,7 +1,6 @@
 package uploader
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"cmp"
@@ -12,10 +11,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/minio/crc64nvme"
@@ -39,13 +41,29 @@ type Report struct {
 	Manifest contracts.Manifest // empty when there is none that can be read
 	Volumes  []VolumeResult     // in the manifest's order
 	Files    []FileResult       // in the manifest's order
-	Problems []Problem          // every one that was found; empty: the delivery is proven
-	Bytes    int64              // read
+	Problems []Problem          // the first 100 that were found; empty: the delivery is proven
+	More     int                // how many problems there are besides
+	// Unpacked is how many files and folders beside the archives were unpacked from them, by their names. They are
+	// not looked at. In a bucket there are none: there they are problems.
+	Unpacked int
+	Bytes    int64 // read
 	Took     time.Duration
 }
 
+// maxProblems is how many problems are kept.
+const maxProblems = 100
+
 // OK reports whether the delivery is proven: whole, and exactly what its manifest says.
 func (r Report) OK() bool { return len(r.Problems) == 0 }
+
+// Intact reports whether nothing was changed, removed or added on the way: all that is wrong is what some files hold,
+// while each byte of them is the one that the manifest names.
+func (r Report) Intact() bool {
+	return r.More == 0 && !slices.ContainsFunc(r.Problems, func(p Problem) bool { return !p.Content })
+}
+
+// ErrNothingThere says that the source holds no object at all.
+var ErrNothingThere = errors.New("nothing is there")
 
 // VolumeResult is a volume as it was read. Size and checksum are what is there, not what should be.
 type VolumeResult struct {
@@ -65,25 +83,49 @@ type FileResult struct {
 	OK               bool
 }
 
-// Problem is one thing that is not as the manifest says. It holds names and numbers, never data.
+// Problem is one thing that is not as the manifest says. It holds names and numbers, never data. A name that is longer
+// than 200 characters is cut.
 type Problem struct {
 	Volume string // empty: not of one volume
 	File   string // empty: not of one file
 	What   string
+	// Content: it is about what the file holds, whose size and SHA-256 are right.
+	Content bool
 }
 
-// String is one line.
+// String is one line. What a terminal would obey is escaped.
 func (p Problem) String() string {
-	where := strings.Trim(p.Volume+": "+p.File, ": ")
-	return strings.TrimPrefix(where+": "+p.What, ": ")
+	where := strings.Trim(visible(p.Volume)+": "+visible(p.File), ": ")
+	return strings.TrimPrefix(where+": "+visible(p.What), ": ")
 }
 
-// Verify reads a delivery back, in one pass and little memory, and proves it against its manifest: every
-// volume with its size and CRC64NVME, every file with its size and SHA-256, every table with its rows,
-// counted in the decompressed text, and its columns; nothing missing, nothing twice, nothing besides. It
-// trusts nobody who wrote the delivery, and nothing but the manifest.
+// visible escapes what has no shape of its own: control characters, invisible formatting, invalid UTF-8.
+func visible(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) || r == utf8.RuneError }) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}
+
+// cutName shortens a name to 200 characters.
+func cutName(s string) string {
+	if len(s) <= 200 {
+		return s
+	}
+	return fmt.Sprintf("%.200s...", s)
+}
+
+// Verify reads a delivery back, in one pass, and proves it against its manifest: every volume with its size and
+// CRC64NVME, every file with its size and SHA-256, every table with its rows, counted in the decompressed text, and its
+// columns; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest. A volume must be what
+// this package writes, header by header: what another program would unpack differently is a problem.
 //
-// Everything that is wrong with the delivery is a [Problem]; an error means that it could not be read.
+// Memory is a few MiB and about ten times the manifest, whatever the volumes hold. Verify ends soon after ctx does, also in
+// the midst of a file.
+//
+// Everything that is wrong with the delivery is a [Problem]; an error means that it could not be read. The error is
+// [ErrNothingThere] where there is nothing at all.
 func Verify(ctx context.Context, src Source, opt VerifyOptions) (Report, error) {
 	began := time.Now()
 	v := &verification{src: src, opt: opt, report: Report{Source: src.String()}}
@@ -108,9 +150,20 @@ type verification struct {
 }
 
 func (v *verification) say(volume, file, format string, args ...any) {
+	v.add(Problem{Volume: volume, File: file, What: fmt.Sprintf(format, args...)})
+}
+
+func (v *verification) add(problems ...Problem) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.report.Problems = append(v.report.Problems, Problem{volume, file, fmt.Sprintf(format, args...)})
+	for _, p := range problems {
+		if len(v.report.Problems) == maxProblems {
+			v.report.More++
+			continue
+		}
+		p.Volume, p.File = cutName(p.Volume), cutName(p.File)
+		v.report.Problems = append(v.report.Problems, p)
+	}
 }
 
 func (v *verification) run(ctx context.Context) error {
@@ -118,42 +171,45 @@ func (v *verification) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(there) == 0 {
+		return ErrNothingThere
+	}
 	m, found, err := v.manifest(ctx)
 	if err != nil || !found {
 		return err
 	}
 	v.report.Manifest = m
-	v.report.Problems = append(v.report.Problems, addsUp(m)...)
+	v.books(m)
+	v.objects(m, there)
 
 	files := make(map[string][]contracts.File) // by volume
-	for _, f := range m.Files {
-		files[f.Volume] = append(files[f.Volume], f)
-	}
-	for _, vol := range m.Volumes {
-		size, ok := there[vol.Name]
-		if ok {
-			v.total += size
+	for from := 0; from < len(m.Files); {      // those of one volume follow each other, but for a lie
+		to := from + 1
+		for to < len(m.Files) && m.Files[to].Volume == m.Files[from].Volume {
+			to++
+		}
+		if volume := m.Files[from].Volume; files[volume] == nil {
+			files[volume] = m.Files[from:to:to]
 		} else {
-			v.say(vol.Name, "", "it is missing")
+			files[volume] = append(files[volume], m.Files[from:to]...)
 		}
+		from = to
 	}
-	for name := range there {
-		if name != contracts.ManifestName && !slices.ContainsFunc(m.Volumes, func(vol contracts.Volume) bool { return vol.Name == name }) {
-			v.say(name, "", "the manifest does not name it")
-		}
+	tables := make(map[string]contracts.Table, len(m.Tables))
+	for _, t := range m.Tables {
+		tables[t.Name] = t
 	}
-
 	v.report.Volumes = make([]VolumeResult, len(m.Volumes))
 	results := make([][]FileResult, len(m.Volumes))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(cmp.Or(max(v.opt.Parallel, 0), 2))
 	for i, vol := range m.Volumes {
-		if _, ok := there[vol.Name]; !ok {
-			v.report.Volumes[i] = VolumeResult{Name: vol.Name}
+		if size, ok := there[vol.Name]; !ok || size > vol.Size {
+			v.report.Volumes[i] = VolumeResult{Name: vol.Name, Size: size}
 			continue
 		}
 		g.Go(func() (err error) {
-			v.report.Volumes[i], results[i], err = v.volume(ctx, m, vol, files[vol.Name])
+			v.report.Volumes[i], results[i], err = v.volume(ctx, tables, vol, files[vol.Name])
 			return err
 		})
 	}
@@ -162,123 +218,221 @@ func (v *verification) run(ctx context.Context) error {
 	return err
 }
 
+// books looks at the manifest alone.
+func (v *verification) books(m contracts.Manifest) {
+	v.report.Problems = append(v.report.Problems, addsUp(m)...)
+	if n := len(v.report.Problems); n > maxProblems {
+		v.report.Problems, v.report.More = v.report.Problems[:maxProblems], n-maxProblems
+	}
+	v.add(misnamed(m)...)
+}
+
+// objects compares what the source lists with what the manifest names. A volume that is larger than it should be is not
+// read: how much larger it is may be anything.
+func (v *verification) objects(m contracts.Manifest, there map[string]int64) {
+	named := map[string]bool{contracts.ManifestName: true}
+	for _, vol := range m.Volumes {
+		named[vol.Name] = true
+		switch size, ok := there[vol.Name]; {
+		case !ok:
+			v.say(vol.Name, "", "it is missing")
+		case size > vol.Size:
+			v.say(vol.Name, "", "it has %d bytes, not %d", size, vol.Size)
+		default:
+			v.total += size
+		}
+	}
+	var unpacked map[string]bool
+	for _, name := range slices.Sorted(maps.Keys(there)) {
+		if named[name] {
+			continue
+		}
+		if _, local := v.src.(folderSource); local && unpacked == nil {
+			unpacked = unpackedNames(m)
+		}
+		if unpacked[name] {
+			v.report.Unpacked++
+			continue
+		}
+		v.say(name, "", "the manifest does not name it")
+	}
+}
+
+// unpackedNames are the files and folders that unpacking the volumes makes, and unpacking the tables, too.
+func unpackedNames(m contracts.Manifest) map[string]bool {
+	names := make(map[string]bool, 2*len(m.Files))
+	for _, f := range m.Files {
+		first, _, _ := strings.Cut(f.Name, "/")
+		names[first] = true
+		if plain, zipped := strings.CutSuffix(first, ".gz"); zipped {
+			names[plain] = true
+		}
+	}
+	return names
+}
+
+// misnamed are the files whose names are not those that the layout gives them.
+func misnamed(m contracts.Manifest) (bad []Problem) {
+	say := func(name, of string) {
+		if len(bad) <= maxProblems {
+			bad = append(bad, Problem{File: name, What: fmt.Sprintf("it is not the name of a file of %.80q", of)})
+		}
+	}
+	kinds := make(map[string]contracts.Kind, len(m.Volumes))
+	for _, v := range m.Volumes {
+		kinds[v.Name] = v.Kind
+	}
+	names := make([]string, len(m.Tables))
+	for i, t := range m.Tables {
+		names[i] = t.Name
+	}
+	of := make(map[string]string, len(names))
+	for i, name := range contracts.TableFiles(names, m.Format) {
+		of[names[i]] = name
+	}
+	for _, f := range m.Files {
+		if name, known := of[f.Of]; known && kinds[f.Volume] == contracts.Tables && f.Name != name && !partOf(name, f.Name) {
+			say(f.Name, f.Of)
+		}
+	}
+	for _, a := range m.Attachments {
+		if a.File != "" && a.File != contracts.AttachmentFile(a.ID, a.Filename) {
+			say(a.File, a.ID)
+		}
+	}
+	return bad
+}
+
+// partOf reports whether part is the name of some piece of the file that is called name.
+func partOf(name, part string) bool {
+	before, after, _ := strings.Cut(contracts.PartFile(name, 7), "_part7")
+	middle, ok := strings.CutPrefix(part, before+"_part")
+	n, err := strconv.Atoi(strings.TrimSuffix(middle, after))
+	return ok && err == nil && n > 0 && contracts.PartFile(name, n) == part
+}
+
 func (v *verification) manifest(ctx context.Context) (m contracts.Manifest, found bool, err error) {
 	r, err := v.src.Open(ctx, contracts.ManifestName)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		v.say("", contracts.ManifestName, "it is missing: this is not a whole delivery")
 		return m, false, nil
-	}
-	if err != nil {
+	case errors.Is(err, errNotPlain):
+		v.say("", contracts.ManifestName, "%v", errNotPlain)
+		return m, false, nil
+	case err != nil:
 		return m, false, err
 	}
 	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, contracts.MaxManifestBytes+1))
-	if err != nil {
-		return m, false, err
-	}
-	m, err = contracts.DecodeManifest(data)
-	if err != nil {
-		v.say("", contracts.ManifestName, "%v", err)
+	m, err = readManifest(ctx, r)
+	if bad, ok := errors.AsType[badManifest](err); ok {
+		v.say("", contracts.ManifestName, "%v", bad)
 		return m, false, nil
 	}
+	if err != nil {
+		return m, false, fmt.Errorf("read %s: %w", contracts.ManifestName, err)
+	}
 	if counterOf("."+string(m.Format), contracts.Table{}) == nil {
-		v.say("", contracts.ManifestName, "its format is %q, which this build cannot count", m.Format)
+		v.say("", contracts.ManifestName, "its format is %.80q, which this build cannot count", m.Format)
 	}
 	return m, true, nil
 }
 
 // volume reads one volume to its end, whatever is wrong with it.
-func (v *verification) volume(ctx context.Context, m contracts.Manifest, want contracts.Volume, files []contracts.File) (VolumeResult, []FileResult, error) {
-	got := VolumeResult{Name: want.Name}
-	ok := true
-	say := func(file, format string, args ...any) {
-		ok = false
-		v.say(want.Name, file, format, args...)
+func (v *verification) volume(ctx context.Context, tables map[string]contracts.Table, want contracts.Volume, files []contracts.File) (VolumeResult, []FileResult, error) {
+	got := VolumeResult{Name: want.Name, OK: true}
+	say := func(p Problem) {
+		got.OK = false
+		p.Volume = want.Name
+		v.add(p)
 	}
+	sayf := func(format string, args ...any) { say(Problem{What: fmt.Sprintf(format, args...)}) }
 	src, err := v.src.Open(ctx, want.Name)
+	if errors.Is(err, errNotPlain) {
+		sayf("%v", errNotPlain)
+		return got, nil, nil
+	}
 	if err != nil {
 		return got, nil, fmt.Errorf("open %s: %w", want.Name, err)
 	}
 	defer src.Close()
-	w := &witness{r: reading{ctx, src}, moved: v.moved}
+	w := &witness{r: io.LimitReader(reading{ctx, src}, want.Size+1), moved: v.moved}
 	in := bufio.NewReaderSize(w, 256<<10)
 
-	results, err := v.walk(m, want, files, in, say)
-	if err == nil {
-		var rest int64
-		if rest, err = io.Copy(io.Discard, in); err == nil && rest > 0 && !w.zeros() {
-			say("", "there is something behind its end")
-		}
+	c := &content{ctx: ctx, kind: want.Kind, tables: tables, in: &untar{in: in}, say: say}
+	results, err := c.walk(files)
+	rest, drained := io.Copy(io.Discard, in)
+	if cause := errors.Join(w.err, context.Cause(ctx)); cause != nil { // not the volume's fault, or not for certain
+		return got, results, fmt.Errorf("read %s: %w", want.Name, cause)
 	}
-	if w.err != nil { // not the volume's fault, or not for certain
-		return got, results, fmt.Errorf("read %s: %w", want.Name, w.err)
+	if drained != nil {
+		return got, results, fmt.Errorf("read %s: %w", want.Name, drained)
 	}
-	if err != nil {
-		say("", "it cannot be unpacked: %v", err)
-		if _, err := io.Copy(io.Discard, in); err != nil {
-			return got, results, fmt.Errorf("read %s: %w", want.Name, err)
-		}
+	foreign, isForeign := errors.AsType[alien](err)
+	switch {
+	case isForeign:
+		say(Problem{File: foreign.name, What: foreign.what})
+	case err != nil:
+		sayf("it cannot be unpacked: %v", err)
+	case rest > 0 || !w.zeros():
+		sayf("it does not end as a .tar does")
 	}
-
 	got.Size, got.CRC64NVME, got.Files = w.n, crcText(w.crc), len(results)
-	if !w.zeros() {
-		say("", "it does not end as a .tar does")
-	}
 	if got.Size != want.Size {
-		say("", "it has %d bytes, not %d", got.Size, want.Size)
+		sayf("it has %d bytes, not %d", got.Size, want.Size)
 	}
 	if got.CRC64NVME != want.CRC64NVME {
-		say("", "its CRC64NVME is %s, not %s", got.CRC64NVME, want.CRC64NVME)
+		sayf("its CRC64NVME is %s, not %.80q", got.CRC64NVME, want.CRC64NVME)
 	}
-	seen := make(map[string]bool, len(results))
-	for _, f := range results {
-		seen[f.Name] = true
-	}
-	for _, f := range files {
-		if !seen[f.Name] {
-			say(f.Name, "it is missing")
+	if err == nil { // else what comes later was not looked for
+		for _, f := range files {
+			if !c.seen[f.Name] {
+				say(Problem{File: f.Name, What: "it is missing"})
+			}
 		}
 	}
-	got.OK = ok
 	return got, results, nil
 }
 
+// content is what is in one volume.
+type content struct {
+	ctx    context.Context
+	kind   contracts.Kind
+	tables map[string]contracts.Table
+	in     *untar
+	say    func(Problem)
+	seen   map[string]bool // members
+}
+
 // walk reads the members of a volume. Its error is what is wrong with the .tar.
-func (v *verification) walk(m contracts.Manifest, vol contracts.Volume, files []contracts.File, in io.Reader, say func(file, format string, args ...any)) (results []FileResult, err error) {
-	want := make(map[string]contracts.File, len(files))
-	for _, f := range files {
-		want[f.Name] = f
+func (c *content) walk(files []contracts.File) (results []FileResult, err error) {
+	want := make(map[string]int, len(files))
+	for i, f := range files {
+		want[f.Name] = i
 	}
-	tables := make(map[string]contracts.Table, len(m.Tables))
-	for _, t := range m.Tables {
-		tables[t.Name] = t
-	}
-	seen := make(map[string]bool, len(files))
-	for r := tar.NewReader(in); ; {
-		h, err := r.Next()
+	c.seen = make(map[string]bool, len(files))
+	for {
+		name, _, err := c.in.next()
 		if errors.Is(err, io.EOF) {
 			return results, nil
 		}
 		if err != nil {
 			return results, err
 		}
-		f, expected := want[h.Name]
+		i, expected := want[name]
 		switch {
-		case h.Typeflag != tar.TypeReg:
-			say(h.Name, "it is no plain file")
+		case !fs.ValidPath(name):
+			c.say(Problem{File: name, What: "its name leaves the folder that it is unpacked to"})
 			continue
-		case !fs.ValidPath(h.Name):
-			say(h.Name, "its name leaves the folder that it is unpacked to")
-			continue
-		case seen[h.Name]:
-			say(h.Name, "it is in the .tar twice")
+		case c.seen[name]:
+			c.say(Problem{File: name, What: "it is in the .tar twice"})
 			continue
 		case !expected:
-			say(h.Name, "the manifest does not name it")
+			c.say(Problem{File: name, What: "the manifest does not name it"})
 			continue
 		}
-		seen[h.Name] = true
-		got, err := v.file(f, vol.Kind, tables[f.Of], r, say)
+		c.seen[name] = true
+		got, err := c.file(files[i])
 		results = append(results, got)
 		if err != nil {
 			return results, err
@@ -287,40 +441,83 @@ func (v *verification) walk(m contracts.Manifest, vol contracts.Volume, files []
 }
 
 // file reads one file. Its error is what is wrong with the .tar around it.
-func (v *verification) file(want contracts.File, kind contracts.Kind, table contracts.Table, r io.Reader, complain func(file, format string, args ...any)) (FileResult, error) {
+func (c *content) file(want contracts.File) (FileResult, error) {
 	got := FileResult{Name: want.Name, Volume: want.Volume, Of: want.Of, OK: true}
-	say := func(format string, args ...any) {
+	say := func(content bool, format string, args ...any) {
 		got.OK = false
-		complain(want.Name, format, args...)
+		c.say(Problem{File: want.Name, What: fmt.Sprintf(format, args...), Content: content})
 	}
 	sum := sha256.New()
 	size := &tally{}
-	body := io.TeeReader(r, io.MultiWriter(sum, size))
+	body := io.TeeReader(c.in, io.MultiWriter(sum, size))
 
-	if text := counterOf(want.Name, table); text != nil && kind == contracts.Tables {
-		err := gunzip(text, body)
-		rows, bad := text.rows()
-		got.Rows = rows
-		switch {
-		case err != nil:
-			say("it cannot be decompressed: %v", err)
-		case bad != nil:
-			say("%v", bad)
-		case rows != want.Rows:
-			say("it has %d rows, not %d", rows, want.Rows)
-		}
+	var wrong error // with what is in it
+	if text := counterOf(want.Name, c.tables[want.Of]); text != nil && c.kind == contracts.Tables {
+		got.Rows, wrong = countRows(c.ctx, text, body, want.Rows)
 	}
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return got, err
 	}
 	got.Size, got.SHA256 = size.n, hex.EncodeToString(sum.Sum(nil))
 	if got.Size != want.Size {
-		say("it has %d bytes, not %d", got.Size, want.Size)
+		say(false, "it has %d bytes, not %d", got.Size, want.Size)
 	}
 	if got.SHA256 != want.SHA256 {
-		say("its SHA-256 is %s, not %s", got.SHA256, want.SHA256)
+		say(false, "its SHA-256 is %s, not %.80q", got.SHA256, want.SHA256)
+	}
+	if wrong != nil {
+		say(got.OK, "%v", wrong)
 	}
 	return got, nil
+}
+
+// countRows decompresses a table's file and counts its rows. It stops when there are more than there should be, or
+// when the text is wrong: how much text follows then may be anything.
+func countRows(ctx context.Context, text counter, body io.Reader, want int64) (int64, error) {
+	err := gunzip(&boundedText{ctx: ctx, counter: text, most: want}, body)
+	rows, bad := text.rows()
+	switch {
+	case errors.Is(err, errTooManyRows):
+		return text.counted(), fmt.Errorf("it has more rows than %d", want)
+	case errors.Is(err, errHeaderRow):
+		return rows, err
+	case err != nil && !errors.Is(err, errWrongText):
+		return rows, fmt.Errorf("it cannot be decompressed: %w", err)
+	case bad != nil:
+		return rows, bad
+	case rows != want:
+		return rows, fmt.Errorf("it has %d rows, not %d", rows, want)
+	}
+	return rows, nil
+}
+
+var (
+	errTooManyRows = errors.New("more rows than expected")
+	errWrongText   = errors.New("the text is wrong")
+)
+
+// boundedText passes text on to a counter as long as that makes sense.
+type boundedText struct {
+	ctx     context.Context
+	counter counter
+	most    int64
+}
+
+// Write implements io.Writer.
+func (b *boundedText) Write(p []byte) (int, error) {
+	if b.ctx.Err() != nil {
+		return 0, context.Cause(b.ctx)
+	}
+	n, err := b.counter.Write(p)
+	switch {
+	case err != nil:
+		return n, err
+	case b.counter.broken():
+		return n, errWrongText
+	case b.counter.counted() > b.most:
+		return n, errTooManyRows
+	}
+	return n, nil
 }
 
 // counter counts the rows of a table in the text that is written to it.
@@ -328,6 +525,10 @@ type counter interface {
 	io.Writer
 	// rows is called when all is written. The error says what is wrong with the text, or with its columns.
 	rows() (int64, error)
+	// counted is how many rows have ended so far.
+	counted() int64
+	// broken reports whether the text is known to be wrong already.
+	broken() bool
 }
 
 // counterOf returns the counter for a file of that name, or nil when its format is not known.
@@ -348,7 +549,7 @@ func gunzip(w io.Writer, r io.Reader) error {
 		return err
 	}
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{z}, make([]byte, 128<<10))
-	return errors.Join(err, z.Close())
+	return cmp.Or(err, z.Close())
 }
 
 func (v *verification) moved(n int64) {

@@ -291,6 +291,9 @@ func TestVerifyCannotRead(t *testing.T) {
 	if _, err := Verify(t.Context(), FolderSource(filepath.Join(t.TempDir(), "none")), VerifyOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
+	if _, err := Verify(t.Context(), FolderSource(t.TempDir()), VerifyOptions{}); !errors.Is(err, ErrNothingThere) {
+		t.Error(err)
+	}
 	dir, _ := delivered(t)
 	stop := errors.New("stop")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -324,8 +327,7 @@ func TestVerifyOverABadLine(t *testing.T) {
 func TestVerifyMissingInBucket(t *testing.T) {
 	t.Parallel()
 	c := newCustomer(t)
-	r, err := Verify(t.Context(), c.source(), VerifyOptions{})
-	if err != nil || r.OK() || !strings.Contains(r.Problems[0].String(), "not a whole delivery") {
+	if r, err := Verify(t.Context(), c.source(), VerifyOptions{}); !errors.Is(err, ErrNothingThere) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"crypto/rand"
-	"fmt"
-	"strings"
 
 	templates "github.com/snapfleet/snapfleet/deploy/customer"
 	"github.com/snapfleet/snapfleet/test/bucket"
@@ -51,12 +49,4 @@ func customerRole(externalID string) (role bucket.Role, err error) {
 	}
 	role.Policy, err = templates.Permissions.Render(v)
 	return role, err
-}
-
-// shellQuote is a word as a shell reads it.
-func shellQuote(s string) string {
-	if s != "" && !strings.ContainsAny(s, " \t\n'\"\\$`&|;<>()*?[]#~!{}") {
-		return s
-	}
-	return fmt.Sprintf("'%s'", strings.ReplaceAll(s, "'", `'\''`))
 }

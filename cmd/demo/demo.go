@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
@@ -362,7 +363,7 @@ func (d *demo) trace(ctx context.Context) error {
 	}
 	fmt.Fprintln(d.w, "That page is the demo's own, and draws what the real Jaeger answers: Jaeger's interface is not in its Go module.")
 	if !*d.Keep {
-		fmt.Fprintln(d.w, "It ends with the demo. To look at it: ./bin/demo --keep --jaeger="+shellQuote(d.Jaeger))
+		fmt.Fprintln(d.w, "It ends with the demo. To look at it: ./bin/demo --keep --jaeger="+shellescape.Quote(d.Jaeger))
 	}
 	return nil
 }
@@ -381,7 +382,7 @@ func (d *demo) command(name string, run func(context.Context, []string, ...strin
 func (d *demo) typed(args []string) []string {
 	words := []string{"snapfleet"}
 	for _, a := range args {
-		words = append(words, shellQuote(a))
+		words = append(words, shellescape.Quote(a))
 	}
 	return words
 }

@@ -22,6 +22,8 @@ import (
 
 	"github.com/snapfleet/snapfleet/test/world"
 	"github.com/snapfleet/snapfleet/test/world/factory"
+
+	"al.essio.dev/pkg/shellescape"
 )
 
 // The real binaries, built once.
@@ -326,7 +328,7 @@ func TestPolicies(t *testing.T) {
 func TestShellQuote(t *testing.T) {
 	t.Parallel()
 	for _, word := range []string{"", "plain", "two words", "it's", `"$HOME"`, "a=b{c}", "new\nline", "~", "*"} {
-		out, err := exec.Command("sh", "-c", "printf %s "+shellQuote(word)).Output()
+		out, err := exec.Command("sh", "-c", "printf %s "+shellescape.Quote(word)).Output()
 		if err != nil || string(out) != word {
 			t.Errorf("%q became %q, %v", word, out, err)
 		}

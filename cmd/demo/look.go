@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/dustin/go-humanize"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -26,9 +27,9 @@ func (d *demo) lookFurther() error {
 			fmt.Fprintf(&b, "unset %s\n", name)
 			continue
 		}
-		fmt.Fprintf(&b, "export %s=%s\n", name, shellQuote(value))
+		fmt.Fprintf(&b, "export %s=%s\n", name, shellescape.Quote(value))
 	}
-	fmt.Fprintf(&b, "PATH=%s:$PATH\n", shellQuote(filepath.Dir(d.fleet.binary)))
+	fmt.Fprintf(&b, "PATH=%s:$PATH\n", shellescape.Quote(filepath.Dir(d.fleet.binary)))
 	if err := os.WriteFile(env, []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write the environment: %w", err)
 	}
@@ -37,10 +38,10 @@ func (d *demo) lookFurther() error {
 		d.title("Look further, in another terminal")
 		volume := filepath.Join(d.dir, "s3", "objects", customersBucket, contracts.JobPrefix(d.tenant, d.job), contracts.VolumeName(contracts.Tables, d.job, 0))
 		for _, line := range [][2]string{
-			{"the environment", ". " + shellQuote(env)},
+			{"the environment", ". " + shellescape.Quote(env)},
 			{"the job", "snapfleet status " + d.tenant + " " + d.job},
 			{"the proof, by file", "snapfleet verify --files " + d.delivery()},
-			{"the files", "tar tvf " + shellQuote(volume)},
+			{"the files", "tar tvf " + shellescape.Quote(volume)},
 			{"the bucket", "aws s3 ls --recursive " + d.delivery()},
 			{"the database", `psql "$SNAPFLEET_DATABASE_URL"`},
 			{"again", "snapfleet submit " + d.tenant + " --wait"},

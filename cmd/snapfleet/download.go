@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/snapfleet/snapfleet/consumer"
@@ -35,7 +37,8 @@ and then proves it as "snapfleet verify" does. Only what is proven is whole.
 
 A file has a name ending in .part until all of it is there, and manifest.json comes last. Interrupted, everything stays
 where it is: the same command goes on with the byte after the last. Links that end in between are asked for anew.
-Nothing that is there already is overwritten, and nothing is written outside of the folder.`,
+Nothing that is there already is overwritten, and nothing is written outside of the folder. Files are for this user
+alone to read (0600, folders 0700).`,
 		examples: []example{
 			{"Into the present folder.", "snapfleet download beta 2026-03-31-143022"},
 			{"Elsewhere.", "snapfleet download beta 2026-03-31-143022 --to=/var/snapshots"},
@@ -82,21 +85,11 @@ func (d *downloadCmd) Run(ctx context.Context, c *console) error {
 	defer f.root.Close()
 	if err := d.fetch(ctx, c, f, links.Files); err != nil {
 		if _, hopeless := contracts.AsRejection(err); !hopeless {
-			fmt.Fprintf(c.err, "What has arrived is kept. To go on: snapfleet download %s %s --to=%s\n", d.Tenant, d.Job, quoted(d.To))
+			fmt.Fprintf(c.err, "What has arrived is kept. To go on: snapfleet download %s %s --to=%s\n", d.Tenant, d.Job, shellescape.Quote(d.To))
 		}
 		return err
 	}
-	return d.prove(ctx, c, f.root.Name(), outcome)
-}
-
-// quoted is a path as a shell takes it, when it has to be quoted.
-func quoted(path string) string {
-	for _, r := range path {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '/' || r == '.' || r == '-' || r == '_') {
-			return fmt.Sprintf("%q", path)
-		}
-	}
-	return path
+	return d.prove(ctx, c, f.root, outcome)
 }
 
 // folder makes the job's folder, and opens it so that nothing outside of it can be reached, by no link either.
@@ -104,7 +97,7 @@ func (d *downloadCmd) folder() (*os.Root, error) {
 	if d.To == "" {
 		d.To = "."
 	}
-	if err := os.MkdirAll(d.To, 0o755); err != nil {
+	if err := os.MkdirAll(d.To, 0o700); err != nil {
 		return nil, err
 	}
 	to, err := os.OpenRoot(d.To)
@@ -113,7 +106,7 @@ func (d *downloadCmd) folder() (*os.Root, error) {
 	}
 	defer to.Close()
 	below := filepath.Join(d.Tenant, d.Job)
-	if err := to.MkdirAll(below, 0o755); err != nil {
+	if err := to.MkdirAll(below, 0o700); err != nil {
 		return nil, err
 	}
 	return to.OpenRoot(below)
@@ -147,13 +140,19 @@ func (d *downloadCmd) fetch(ctx context.Context, c *console, f *fetch, files []c
 }
 
 // prove verifies what is there now, and that it is the delivery that the outcome tells of.
-func (d *downloadCmd) prove(ctx context.Context, c *console, folder string, o contracts.Outcome) error {
-	again := fmt.Sprintf("remove %s and download it again; if it is the same then, ask for a snapshot under a new job id", quoted(folder))
-	manifest, err := os.ReadFile(filepath.Join(folder, contracts.ManifestName))
+func (d *downloadCmd) prove(ctx context.Context, c *console, root *os.Root, o contracts.Outcome) error {
+	folder := root.Name()
+	again := fmt.Sprintf("remove %s and download it again; if it is the same then, ask for a snapshot under a new job id", shellescape.Quote(folder))
+	manifest, err := root.Open(contracts.ManifestName)
 	if err != nil {
 		return err
 	}
-	if sum := sha256.Sum256(manifest); hex.EncodeToString(sum[:]) != o.ManifestSHA256 {
+	defer manifest.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, manifest); err != nil {
+		return err
+	}
+	if hex.EncodeToString(sum.Sum(nil)) != o.ManifestSHA256 {
 		return explain(exitUnproven, fmt.Errorf("%s is not the manifest that was delivered", filepath.Join(folder, contracts.ManifestName)),
 			"it was there before, or was changed in the house bucket, or damaged on its way", again)
 	}
@@ -162,11 +161,7 @@ func (d *downloadCmd) prove(ctx context.Context, c *console, folder string, o co
 		return unreadable(err)
 	}
 	c.report(report, false)
-	if !report.OK() {
-		return explain(exitUnproven, fmt.Errorf("the delivery is not what its manifest says: %s", plural(len(report.Problems), "problem")),
-			"something was changed in the house bucket, or in this folder, or damaged on its way", again)
-	}
-	return nil
+	return unproven(report, "something was changed in the house bucket, or in this folder, or damaged on its way", again)
 }
 
 // unwritable says what to do when a file cannot be written.

@@ -119,6 +119,9 @@ type part struct {
 func (f *fetch) open(l contracts.Link) (*part, error) {
 	sum := sha256.Sum256([]byte(l.ETag))
 	p := &part{f: f, of: l, name: l.Name + "." + hex.EncodeToString(sum[:4]) + ".part"}
+	if err := f.plain(p.name); err != nil {
+		return nil, err
+	}
 	former, err := fs.Glob(f.root.FS(), l.Name+".????????.part")
 	for _, name := range former {
 		if name != p.name {
@@ -128,7 +131,7 @@ func (f *fetch) open(l contracts.Link) (*part, error) {
 	if err != nil {
 		return nil, unwritable(err)
 	}
-	if p.File, err = f.root.OpenFile(p.name, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+	if p.File, err = f.root.OpenFile(p.name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600); err != nil {
 		return nil, unwritable(err)
 	}
 	info, err := p.Stat()
@@ -142,6 +145,22 @@ func (f *fetch) open(l contracts.Link) (*part, error) {
 	}
 	f.moved(p.have)
 	return p, nil
+}
+
+// plain makes sure that the name is free, or that of a plain file: no link leads from it to another.
+func (f *fetch) plain(name string) error {
+	info, err := f.root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return unwritable(err)
+	}
+	if !info.Mode().IsRegular() {
+		return explain(exitFailed, fmt.Errorf("%s is there already, and is no plain file", path.Join(f.root.Name(), name)),
+			"something else was put into this folder", "move it away, or choose another --to")
+	}
+	return nil
 }
 
 // fill downloads what is missing, over as many connections and links as that takes. What it has filled is on the disk.

@@ -122,6 +122,9 @@ func agrees(l contracts.Links, o contracts.Outcome) error {
 		if !contracts.IsFileOf(o.Job, f.Name) || seen[f.Name] || f.Size < 0 {
 			return contracts.Reject(contracts.DeliveryChanged, "the worker links to %.80q, which is no file of the delivery, or twice", f.Name)
 		}
+		if f.Name == contracts.ManifestName && f.Size > contracts.MaxManifestBytes {
+			return contracts.Reject(contracts.DeliveryChanged, "the manifest has %d bytes, the limit is %d", f.Size, contracts.MaxManifestBytes)
+		}
 		seen[f.Name] = true
 	}
 	return nil

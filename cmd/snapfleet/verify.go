@@ -30,6 +30,11 @@ func (verifyCmd) manual() page {
 Reads a delivery back from its first to its last byte and proves it against its manifest: every volume with its
 size and CRC64NVME, every file with its size and SHA-256, every table with its rows, counted in the decompressed
 CSV or JSON, and its columns; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest, and changes nothing.
+A .tar must be one that snapfleet wrote, header by header: links, devices, sparse files and other modes are refused.
+
+Memory is some MiB, and about ten times the manifest. What was unpacked from the archives may lie beside them: it is
+counted, and not looked at. Spreadsheets run what looks like a formula (=, +, -, @ in front) in a CSV file that they
+open: import the columns as text.
 
 It is for whoever owns the bucket, too: it needs s3:ListBucket and s3:GetObject, no NATS and no database.`,
 		examples: []example{
@@ -53,12 +58,22 @@ func (v *verifyCmd) Run(ctx context.Context, c *console) error {
 		return unreadable(err)
 	}
 	c.report(report, v.Files)
-	if !report.OK() {
-		return explain(exitUnproven, fmt.Errorf("the delivery is not what its manifest says: %s", plural(len(report.Problems), "problem")),
-			"something was changed, removed or added after the delivery, or damaged on its way",
-			"ask for a snapshot under a new job id; keep this folder for whoever looks into it")
+	return unproven(report, "something was changed, removed or added after the delivery, or damaged on its way",
+		"ask for a snapshot under a new job id; keep this folder for the investigation")
+}
+
+// unproven is nil for a delivery that is proven. cause and fix are for one that was changed.
+func unproven(r uploader.Report, cause, fix string) error {
+	switch what := fmt.Errorf("the delivery is not what its manifest says: %s", plural(len(r.Problems)+r.More, "problem")); {
+	case r.OK():
+		return nil
+	case r.Intact():
+		return explain(exitUnproven, fmt.Errorf("the delivery is whole, and the data in it is wrong: %s", plural(len(r.Problems), "problem")),
+			"every size, CRC64NVME and SHA-256 is right: nothing was changed or damaged on the way, the delivery holds what the source gave",
+			"have these tables corrected in the database, or left out (--exclude-tables), and ask for a snapshot under a new job id")
+	default:
+		return explain(exitUnproven, what, cause, fix)
 	}
-	return nil
 }
 
 // verify reads a delivery and shows how far it is. parallel 0: the default.
@@ -79,6 +94,8 @@ func (c *console) verify(ctx context.Context, source uploader.Source, parallel i
 func unreadable(err error) error {
 	var answer smithy.APIError
 	switch {
+	case errors.Is(err, uploader.ErrNothingThere):
+		return explain(exitNotFound, err, "no delivery was made to this place, or its name is misspelt, or it was removed", "check the tenant and the job in the path: `snapfleet status` lists the jobs")
 	case errors.Is(err, fs.ErrNotExist):
 		return explain(exitNotFound, err, "there is no such folder", "check the path: it is the folder that holds manifest.json")
 	case !errors.As(err, &answer):
@@ -159,8 +176,15 @@ func (c *console) report(r uploader.Report, files bool) {
 		c.table(table.Row{"file", "rows", "size", "sha256", ""}, rows, right(2), right(3))
 		fmt.Fprintln(c.out)
 	}
-	for _, g := range m.Gaps {
-		fmt.Fprintf(c.out, "gap: attachment %s, %q: %s\n", g.ID, g.Filename, g.Reason)
+	for i, g := range m.Gaps {
+		if i == mostGaps {
+			fmt.Fprintf(c.out, "gap: and %s\n", plural(len(m.Gaps)-i, "more attachment"))
+			break
+		}
+		fmt.Fprintf(c.out, "gap: attachment %s, %.300q: %s\n", printable(cutName(g.ID)), g.Filename, printable(cutName(g.Reason)))
+	}
+	if r.Unpacked > 0 {
+		fmt.Fprintf(c.out, "beside the archives: %s or folders that were unpacked from them, not looked at\n", plural(r.Unpacked, "file"))
 	}
 	if r.OK() {
 		rate := ""
@@ -173,6 +197,20 @@ func (c *console) report(r uploader.Report, files bool) {
 	for _, p := range r.Problems {
 		fmt.Fprintln(c.out, c.paint("wrong", text.FgRed)+": "+p.String())
 	}
+	if r.More > 0 {
+		fmt.Fprintln(c.out, c.paint("wrong", text.FgRed)+": and "+plural(r.More, "problem")+" more")
+	}
+}
+
+// mostGaps is how many gaps are named.
+const mostGaps = 1000
+
+// cutName keeps of a name or a reason what fits a line.
+func cutName(s string) string {
+	if len(s) <= 300 {
+		return s
+	}
+	return fmt.Sprintf("%.300s...", s)
 }
 
 func right(column int) table.ColumnConfig {
