@@ -63,6 +63,88 @@ func TestNATSPage(t *testing.T) {
 	p.shell("nats() { command nats --server " + p.url() + " --nkey backup.nk --tlsca ca.pem \"$@\"; }\n" + streams)
 }
 
+// TestRunIt runs the README's lines from a nats-server to a delivery. The ports are others than on the page, and between
+// two lines the tenant's bucket is one of the test's.
+func TestRunIt(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Run it\n")
+	block := strings.TrimSpace(fencedBlocks(section)["sh"][0])
+	lines := strings.Split(block, "\n")
+	if len(lines) < 6 || !strings.HasPrefix(lines[0], "go install github.com/nats-io/nats-server/v2@") || !strings.HasPrefix(lines[1], "make build && export PATH=") {
+		t.Fatalf("the README begins with other commands: %s", block)
+	}
+	script := strings.Join(lines[2:], "\n")
+	addresses, err := world.FreeAddresses(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(addresses[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{t: t, tenant: "acme"}
+	if f.database, err = postgres.CreateDatabase(t.Context(), "run_it"); err != nil {
+		t.Fatal(err)
+	}
+	if err := little("acme")(t.Context(), f.database); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(binary, filepath.Join(dir, "snapfleet")); err != nil {
+		t.Fatal(err)
+	}
+	f.env = append(cloud.Environ(worker), "HOME="+dir, "PATH="+dir+":"+os.Getenv("SNAPFLEET_TEST_NATSCLI")+":"+os.Getenv("PATH"),
+		"SNAPFLEET_NATS_URL=nats://"+addresses[0], "SNAPFLEET_ALLOW_ENDPOINT="+cloud.Endpoint(), "SNAPFLEET_LISTEN=127.0.0.1:0")
+	before, after, found := strings.Cut(script, "export SNAPFLEET_DATABASE_URL=")
+	_, after, _ = strings.Cut(after, "\n")
+	if !found {
+		t.Fatalf("the README names no database: %s", script)
+	}
+	bash := func(script string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), "bash", "-eu", "-c", `nats-server() { exec nats-server --addr=127.0.0.1 --port=`+port+` "$@"; }
+			trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+			`+script)
+		cmd.Dir, cmd.Env = dir, append(f.env, "SNAPFLEET_DATABASE_URL="+f.database)
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // so that it ends what it has started
+		cmd.WaitDelay = 20 * time.Second
+		return cmd
+	}
+	// The server of the first half has to be there for the second: both are one script, which waits in between.
+	ready := `for i in $(seq 300); do bash -c ': </dev/tcp/127.0.0.1/` + port + `' 2>/dev/null && break; sleep 0.1; done` + "\n"
+	first, rest, _ := strings.Cut(before, "\n")
+	enrolled, go_ := filepath.Join(dir, "enrolled"), filepath.Join(dir, "go")
+	cmd := bash(first + "\n" + ready + rest + "touch " + enrolled + "; until [ -e " + go_ + " ]; do sleep 0.1; done\n" + after)
+	out := new(strings.Builder)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		if _, err := os.Stat(enrolled); err == nil {
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("%v\n%s", err, out)
+		case <-t.Context().Done():
+			t.Fatal(out)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	f.enrol("acme")
+	if err := os.WriteFile(go_, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil || !strings.Contains(out.String(), "delivered") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // changesAKey follows the page's four steps with the reader.
 func (p *natsPage) changesAKey(t *testing.T) {
 	old, second := p.reader("reader.nk"), p.reader("reader-2.nk")
