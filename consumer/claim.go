@@ -285,21 +285,12 @@ func (c *Consumer) attemptOf(ctx context.Context, r record) (contracts.Attempt, 
 
 // postpone lets the message come again; err is logged, because nobody else will tell.
 func (c *Consumer) postpone(err error, delay time.Duration) fate {
-	c.cfg.Log.Warn().Err(err).Dur("delay", delay).Msg("cannot decide about a request now")
+	if others, ok := c.delays.allow(time.Now()); ok {
+		line := c.cfg.Log.Warn().Err(err).Dur("delay", delay)
+		if others > 0 {
+			line = line.Int("others_not_logged", others)
+		}
+		line.Msg("cannot decide about a request now")
+	}
 	return fate{end: later, delay: delay}
-}
-
-// bury keeps a message that is no valid request, with the reason, and drops it from the queue. There is no
-// outcome for it: outcomes belong to jobs, and a forged message must not be able to end one.
-func (c *Consumer) bury(ctx context.Context, m message, job string, err error) fate {
-	why, ok := contracts.AsRejection(err)
-	if !ok {
-		why = &contracts.Rejection{Code: contracts.InvalidRequest, Err: err}
-	}
-	if err := c.ledger.Bury(ctx, m, job, why); err != nil {
-		return c.postpone(fmt.Errorf("dead-letter a request: %w", err), c.cfg.RetryBase)
-	}
-	c.meters.refused(ctx, why.Code)
-	c.cfg.Log.Warn().Str("tenant", m.Tenant()).Str("job", job).Str("code", string(why.Code)).Str("reason", why.Error()).Msg("request refused")
-	return fate{end: dropped, reason: string(why.Code)}
 }

@@ -162,6 +162,9 @@ type Consumer struct {
 	meters  meters
 	poster  *poster // nil without a webhook
 
+	spacing          spacing
+	refusals, delays logLimit // of what is logged about refused and about postponed requests
+
 	calendar calendar // nil: there are no schedules
 	lateness *lateness
 	survey   func(context.Context) (*census, error) // nil: there is no queue to measure
@@ -184,7 +187,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
-	if err := verify(ctx, js); err != nil {
+	if err := errors.Join(checkPayload(nc), verify(ctx, js)); err != nil {
 		return nil, err
 	}
 	q, ackWait, err := openQueues(ctx, nc, js, cfg.Heartbeat)
@@ -195,6 +198,10 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 		return nil, fmt.Errorf("worker settings: %w", err)
 	}
 	jobs, err := openCells(ctx, js, contracts.JobBucket)
+	if err != nil {
+		return nil, err
+	}
+	pieces, err := openCells(ctx, js, contracts.PieceBucket)
 	if err != nil {
 		return nil, err
 	}
@@ -210,14 +217,14 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	if err != nil {
 		return nil, err
 	}
-	c := assemble(work, cfg, q, jobs, between, outcomes, resolved{tenants})
+	c := assemble(work, cfg, q, records{jobs, pieces}, between, outcomes, resolved{tenants})
 	c.connected, c.nc = nc.IsConnected, nc
 	if cfg.Webhook != nil {
 		if c.poster, err = openPoster(ctx, nc, js, cfg.Webhook, cfg.Log); err != nil {
 			return nil, err
 		}
 	}
-	schedules := &Schedules{js: js, jobs: &Jobs{js: js, records: records{jobs}, ledger: outcomes, cells: jobs, fleet: between, pauses: &Pauses{between}}, fleet: between}
+	schedules := &Schedules{js: js, jobs: &Jobs{js: js, records: records{cells: jobs}, ledger: outcomes, cells: jobs, fleet: between, pauses: &Pauses{between}}, fleet: between}
 	c.calendar, c.upcoming = schedules, schedules.Upcoming
 	c.survey = surveyor{schedules.jobs, c.pauses}.survey
 	c.watch()
@@ -225,9 +232,9 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 }
 
 // assemble puts a consumer together over any ports.
-func assemble(work Work, cfg Config, q queue, jobs cells, fleet board, l ledger, tenants registry) *Consumer {
+func assemble(work Work, cfg Config, q queue, jobs records, fleet board, l ledger, tenants registry) *Consumer {
 	c := &Consumer{
-		work: work, cfg: cfg, queue: q, records: records{jobs}, fleet: fleet, ledger: l, tenants: tenants,
+		work: work, cfg: cfg, queue: q, records: jobs, fleet: fleet, ledger: l, tenants: tenants,
 		seen: newObservations(), crowd: newCrowd(cfg), meters: newMeters(cfg), connected: func() bool { return true },
 		lateness: newLateness(cfg.TenantMetrics), measured: newMeasured(),
 	}
@@ -308,7 +315,7 @@ func (c *Consumer) watchPauses(ctx context.Context) (keepUp func()) {
 // feed takes a free slot first and a message second, so that no message ever waits, unheld, inside a busy
 // worker.
 func (c *Consumer) feed(ctx context.Context, busy *sync.WaitGroup) {
-	slots := make(chan struct{}, c.cfg.Slots)
+	slots, refusing := make(chan struct{}, c.cfg.Slots), make(chan struct{}, refusers)
 	for {
 		select {
 		case slots <- struct{}{}:
@@ -328,6 +335,15 @@ func (c *Consumer) feed(ctx context.Context, busy *sync.WaitGroup) {
 			if err != nil {
 				pause(ctx, time.Second)
 			}
+			continue
+		}
+		if unreadable(m) { // the next message need not wait for it
+			refusing <- struct{}{}
+			<-slots
+			busy.Go(func() {
+				defer func() { <-refusing }()
+				c.refuse(c.jobs, m)
+			})
 			continue
 		}
 		busy.Go(func() {

@@ -121,7 +121,7 @@ func (c *Consumer) forget(ctx context.Context, tenant, job string, note uint64) 
 // pieces are the cells that were written for a job's attempts.
 func (c *Consumer) pieces(ctx context.Context, tenant, job string) (keys []string, err error) {
 	for _, kind := range []string{"receipt", "plan"} {
-		some, err := c.records.Keys(ctx, tenant+"."+job+"."+kind+".>")
+		some, err := c.records.pieces.Keys(ctx, tenant+"."+job+"."+kind+".>")
 		if err != nil {
 			return nil, fmt.Errorf("list the %ss of job %s of tenant %s: %w", kind, job, tenant, err)
 		}
@@ -133,7 +133,7 @@ func (c *Consumer) pieces(ctx context.Context, tenant, job string) (keys []strin
 // drop deletes cells. Nobody will commit or continue what they are pieces of.
 func (c *Consumer) drop(ctx context.Context, keys []string) error {
 	for _, key := range keys {
-		if err := c.records.Delete(ctx, key); err != nil {
+		if err := c.records.pieces.Delete(ctx, key); err != nil {
 			return fmt.Errorf("delete %s: %w", key, err)
 		}
 	}

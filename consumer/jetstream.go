@@ -125,6 +125,11 @@ func openQueues(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, ever
 // Next looks into both, the one and the other first by turns, so that neither holds up the other; then it waits for a
 // request.
 func (q *queues) Next(ctx context.Context) (message, error) {
+	// The connection may have come back at a server with another configuration.
+	if err := checkPayload(q.requests.nc); err != nil {
+		q.busy = false
+		return nil, err
+	}
 	m, err := q.next(ctx)
 	q.busy = m != nil
 	if m == nil {
@@ -156,6 +161,7 @@ func (d delivered) Data() []byte             { return d.msg.Data() }
 func (d delivered) Subject() string          { return d.msg.Subject() }
 func (d delivered) Header() contracts.Header { return contracts.Header(d.msg.Headers()) }
 func (d delivered) Published() time.Time     { return d.meta.Timestamp }
+func (d delivered) Sequence() uint64         { return d.meta.Sequence.Stream }
 func (d delivered) Delivered() uint64        { return d.meta.NumDelivered }
 func (d delivered) InProgress() error        { return d.msg.InProgress() }
 
@@ -376,28 +382,6 @@ func (s streams) Outcome(ctx context.Context, tenant, job string) (*contracts.Ou
 	return &o, nil
 }
 
-func (s streams) Bury(ctx context.Context, m message, job string, why *contracts.Rejection) (err error) {
-	ctx, span := startSend(ctx, contracts.DeadSubjects)
-	defer func() { endStep(span, err) }()
-	sum := digestOf(m.Data())
-	header := nats.Header{}
-	for k, v := range m.Header() {
-		if !strings.HasPrefix(k, "Nats-") { // the publisher's own words to JetStream are not repeated
-			header[k] = v
-		}
-	}
-	reason := why.Reason()
-	header.Set(contracts.HeaderCode, string(reason.Code))
-	header.Set(contracts.HeaderReason, oneLine(reason.What))
-	header.Set(contracts.HeaderDigest, sum)
-	if contracts.ValidJob(job) {
-		header.Set(contracts.HeaderJob, job)
-	}
-	_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: contracts.DeadSubject(m.Tenant()), Data: m.Data(), Header: header},
-		jetstream.WithMsgID(strings.Join([]string{m.Tenant(), sum, string(reason.Code)}, ".")))
-	return err
-}
-
 func (s streams) Notify(ctx context.Context, n contracts.Notice) (err error) {
 	ctx, span := startSend(ctx, contracts.NoticeSubjects)
 	defer func() { endStep(span, err) }()
@@ -410,15 +394,4 @@ func (s streams) Notify(ctx context.Context, n contracts.Notice) (err error) {
 		return fmt.Errorf("tell of tenant %s that %s: %w", n.Tenant, n.Kind, notSetUp(err))
 	}
 	return nil
-}
-
-// oneLine makes s fit for a header.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-	return s[:min(len(s), 2000)]
 }

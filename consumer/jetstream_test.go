@@ -75,16 +75,19 @@ func TestSetupUpgrades(t *testing.T) {
 	_, js, _ := broker(t)
 	requests := plan()[0]
 	before := requests.stream
-	before.Replicas = 1
+	before.Replicas, before.MaxMsgs, before.MaxMsgsPerSubject, before.DiscardNewPerSubject = 1, 0, 0, false
 	must(js.CreateStream(ctx, before))
 	queue := requests.consumer()
-	queue.FilterSubject, queue.AckWait = "", 60*time.Second
+	queue.FilterSubject, queue.MaxAckPending, queue.AckWait = "", 10_000, 60*time.Second
 	must(js.CreateConsumer(ctx, contracts.RequestStream, queue))
 	must(js.Publish(ctx, contracts.RequestSubject("acme"), []byte("waits")))
 
 	for _, want := range []string{upgraded, kept} {
-		if lines := must(Setup(ctx, js, SetupOptions{})); !slices.Contains(lines, requests.reader()+": "+want) {
-			t.Errorf("%q, want %s %s", lines, requests.reader(), want)
+		lines := must(Setup(ctx, js, SetupOptions{}))
+		for _, what := range []string{requests.what(), requests.reader()} {
+			if !slices.Contains(lines, what+": "+want) {
+				t.Errorf("%q, want %s %s", lines, what, want)
+			}
 		}
 	}
 	if err := verify(ctx, js); err != nil {
@@ -126,9 +129,10 @@ func TestSetupRefusesWhatDiffers(t *testing.T) {
 	for name, alter := range map[string]func(jetstream.JetStream) error{
 		"max_age":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour * 48 }),
 		"max_msg_size":         change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 }),
-		"discard":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }),
+		"discard":              change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.Discard, c.DiscardNewPerSubject = jetstream.DiscardOld, false }),
 		"duplicate_window":     change(contracts.DeadStream, func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }),
 		"max_msgs_per_subject": change(contracts.OutcomeStream, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 }),
+		"max_msgs":             change(contracts.RequestStream, func(c *jetstream.StreamConfig) { c.MaxMsgs = 500 }),
 		"history":              change("KV_"+contracts.JobBucket, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }),
 		"ttl":                  change("KV_"+contracts.JobBucket, func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }),
 		"max_ack_pending":      queue(func(c *jetstream.ConsumerConfig) { c.MaxAckPending = 1000 }),

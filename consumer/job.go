@@ -412,7 +412,7 @@ func (c *Consumer) settle(ctx context.Context, m message, f fate) {
 	case left:
 		return
 	case later:
-		_ = m.Nak(f.delay)
+		_ = m.Nak(c.spacing.delay(tenantOf(m), f.delay, time.Now()))
 		return
 	case acked:
 		tell = m.Ack
@@ -438,8 +438,5 @@ func firstLine(err error) string {
 			break
 		}
 	}
-	if len(s) > 1000 {
-		s = s[:1000] + " ..."
-	}
-	return s
+	return contracts.CutText(s, 1000)
 }

@@ -21,6 +21,10 @@ import (
 // ErrNoJob: there is neither a record, nor a queued request, nor an outcome of the job.
 var ErrNoJob = errors.New("no such job")
 
+// ErrQueueFull: the server takes no more requests now, because as many wait as it keeps, for the tenant
+// ([contracts.MaxTenantRequests]) or for all.
+var ErrQueueFull = errors.New("the queue is full")
+
 // ErrTooLate: the job can no longer be cancelled.
 var ErrTooLate = errors.New("too late to cancel")
 
@@ -97,10 +101,10 @@ func OpenJobs(ctx context.Context, js jetstream.JetStream) (*Jobs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Jobs{js: js, records: records{cells}, ledger: outcomes, cells: cells, fleet: fleet, pauses: &Pauses{fleet}}, nil
+	return &Jobs{js: js, records: records{cells: cells}, ledger: outcomes, cells: cells, fleet: fleet, pauses: &Pauses{fleet}}, nil
 }
 
-// Submit publishes a request. duplicate says that the job was asked for before, and that nothing was added; a job
+// Submit publishes a request, with a copy of header. duplicate says that the job was asked for before, and that nothing was added; a job
 // whose id was used before, with the same content, is also harmless after that.
 func (j *Jobs) Submit(ctx context.Context, req contracts.Request, header contracts.Header) (duplicate bool, err error) {
 	if err := req.Validate(); err != nil {
@@ -131,21 +135,27 @@ func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contra
 	if err != nil {
 		return false, fmt.Errorf("encode the request: %w", err)
 	}
-	m := &nats.Msg{Subject: contracts.RequestSubject(req.Tenant), Data: body, Header: nats.Header(header)}
-	if m.Header == nil {
-		m.Header = nats.Header{}
+	m := &nats.Msg{Subject: contracts.RequestSubject(req.Tenant), Data: body, Header: nats.Header{}}
+	for name, values := range header { // a copy: the options below write into it
+		m.Header[name] = slices.Clone(values)
 	}
 	options := []jetstream.PublishOpt{jetstream.WithExpectStream(contracts.RequestStream)}
 	if id != "" {
 		options = append(options, jetstream.WithMsgID(id))
 	}
 	ack, err := j.js.PublishMsg(ctx, m, options...)
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && refused.ErrorCode == storeRefused {
+		return false, fmt.Errorf("publish the request for tenant %s: %w: %w", req.Tenant, ErrQueueFull, err)
+	}
 	if err != nil {
 		return false, fmt.Errorf("publish the request: %w", notSetUp(err))
 	}
 	// From here on the request is kept by the queue until the job has ended.
 	return ack.Duplicate, nil
 }
+
+// storeRefused is JetStream's code for a message that a limit of the stream keeps out.
+const storeRefused = 10077
 
 // Status is where one job stands, or [ErrNoJob].
 func (j *Jobs) Status(ctx context.Context, tenant, job string) (Status, error) {
@@ -482,5 +492,8 @@ func (j *Jobs) nudge(ctx context.Context, r record) error {
 		return nil
 	}
 	_, err := j.publish(ctx, r.Request, nil, contracts.RequestMsgID(r.Request.Tenant, r.Request.Job)+".cancel."+nonce())
+	if errors.Is(err, ErrQueueFull) {
+		return nil // the job's own request comes again by itself
+	}
 	return err
 }

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -176,6 +177,14 @@ func (l *lease) record() record {
 
 // Upload implements [Journal].
 func (l *lease) Upload(ctx context.Context, u contracts.Upload) error {
+	r := l.record()
+	value, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode the record: %w", err)
+	}
+	if size := len(value) + len(u.Name) + len(u.ID); size > maxRecordBytes {
+		return contracts.Reject(contracts.TooManyVolumes, "the delivery has %d volumes and is not complete: with one more, the job's record has %d bytes, and the limit is %d", len(r.Uploads), size, maxRecordBytes)
+	}
 	return l.update(ctx, func(r *record) {
 		r.Uploads = append(r.Uploads[:len(r.Uploads):len(r.Uploads)], contracts.Upload{Name: u.Name, ID: u.ID})
 	})
@@ -187,6 +196,7 @@ func (l *lease) Progress(change func(*contracts.Progress)) {
 	defer l.mu.Unlock()
 	before := l.progress
 	change(&l.progress)
+	l.progress.Current = contracts.CutText(l.progress.Current, maxCurrent)
 	if l.progress != before {
 		l.moved = time.Now()
 	}

@@ -33,6 +33,7 @@ type memory struct {
 	stir     chan struct{} // closed, and made anew, when a message becomes visible earlier than it was to
 	outcomes map[string]contracts.Outcome
 	dead     []string // "tenant.job code"
+	refused  []contracts.Refusal
 	tenants  map[string]contracts.Tenant
 	house    *contracts.House
 
@@ -506,7 +507,12 @@ func (m note) Subject() string          { return m.subject }
 func (m note) Tenant() string           { return m.tenant }
 func (m note) Header() contracts.Header { return nil }
 func (m note) Published() time.Time     { return m.published }
-func (m note) Delivered() uint64        { return m.delivered }
+func (m note) Sequence() uint64 {
+	m.n.mu.Lock()
+	defer m.n.mu.Unlock()
+	return uint64(slices.Index(m.n.messages, m.queued) + 1)
+}
+func (m note) Delivered() uint64 { return m.delivered }
 
 func (m note) InProgress() error {
 	return m.n.reach(context.Background(), "in progress", func() error { m.visible = time.Now().Add(m.n.ackWait); return nil })
@@ -567,6 +573,10 @@ func (n *node) Bury(ctx context.Context, m message, job string, why *contracts.R
 	})
 }
 
+func (n *node) Refuse(ctx context.Context, r contracts.Refusal) error {
+	return n.reach(ctx, "refuse "+string(r.Reason.Code), func() error { n.refused = append(n.refused, r); return nil })
+}
+
 func (n *node) Notify(ctx context.Context, told contracts.Notice) error {
 	return n.reach(ctx, "notify "+string(told.Kind), func() error { n.notices = append(n.notices, told); return nil })
 }
@@ -604,7 +614,7 @@ func (n *node) run(ctx context.Context, e exports, cfg Config) (wait func()) {
 	if cfg.CheckEvery == 0 && cfg.CheckAhead == 0 { // a test that is about jobs
 		cfg.CheckEvery, cfg.CheckAhead = -1, -1
 	}
-	c := assemble(e, cfg.withDefaults(), n, n, fleetOf{n}, n, tenantsOf{n})
+	c := assemble(e, cfg.withDefaults(), n, recordsOf(n), fleetOf{n}, n, tenantsOf{n})
 	c.upcoming, c.calendar = n.upcoming, calendarOf{n}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(n.ctx, func() { c.interrupt(errKilled); cancel() })
@@ -617,6 +627,9 @@ func (n *node) run(ctx context.Context, e exports, cfg Config) (wait func()) {
 	}()
 	return func() { <-over }
 }
+
+// recordsOf are the records, and the pieces, as the node sees them.
+func recordsOf(n *node) records { return records{n, n} }
 
 func request(job string) contracts.Request {
 	return contracts.Request{Version: contracts.RequestVersion, Tenant: "acme", Job: job, RequestedAt: time.Now().UTC()}

@@ -20,6 +20,7 @@ type meters struct {
 	lost     metric.Int64Counter
 	outcomes metric.Int64Counter
 	refusals metric.Int64Counter
+	dropped  metric.Int64Counter
 	duration metric.Float64Histogram
 	phases   metric.Float64Histogram
 	waited   metric.Float64Histogram
@@ -42,6 +43,7 @@ func newMeters(cfg Config) meters {
 	s.lost, _ = m.Int64Counter("snapfleet.leases.lost", metric.WithDescription("Jobs that this worker let go of because it could not renew its hold in time, or somebody else had taken over."), metric.WithUnit("{lease}"))
 	s.outcomes, _ = m.Int64Counter("snapfleet.jobs", metric.WithDescription("Jobs that ended, by outcome and code."), metric.WithUnit("{job}"))
 	s.refusals, _ = m.Int64Counter("snapfleet.requests.refused", metric.WithDescription("Requests that were dead-lettered without becoming a job, by code."), metric.WithUnit("{request}"))
+	s.dropped, _ = m.Int64Counter("snapfleet.requests.dropped", metric.WithDescription("Refused requests that NATS would not keep as a dead letter, and that are gone. The log names each of them."), metric.WithUnit("{request}"))
 	s.duration, _ = m.Float64Histogram("snapfleet.job.duration", metric.WithDescription("From the first worker's claim to the outcome."), metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400))
 	s.phases, _ = m.Float64Histogram("snapfleet.job.phase.duration", metric.WithDescription("Phases of attempts that were gone through to their end."), metric.WithUnit("s"),
@@ -94,7 +96,7 @@ func (s meters) begin(cfg Config) {
 	for _, result := range []string{"ok", "failed"} {
 		s.swept.Add(ctx, 0, labels("result", result))
 	}
-	for _, c := range []metric.Int64Counter{s.lost, s.bytes, s.rows} {
+	for _, c := range []metric.Int64Counter{s.lost, s.bytes, s.rows, s.dropped} {
 		c.Add(ctx, 0)
 	}
 }

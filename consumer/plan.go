@@ -54,7 +54,7 @@ func (l *lease) Checkpoint(ctx context.Context, data []byte) error {
 		if b.Len() > 0 {
 			piece[0] = more
 		}
-		if err := l.records.Put(ctx, planKey(r, mine.Epoch, mine.Pieces), piece); err != nil {
+		if err := l.records.pieces.Put(ctx, planKey(r, mine.Epoch, mine.Pieces), piece); err != nil {
 			return fmt.Errorf("keep a checkpoint: %w", err)
 		}
 		mine.Pieces++
@@ -79,7 +79,7 @@ func (s records) plan(ctx context.Context, r record) (checkpoints [][]byte, err 
 	var packed bytes.Buffer
 	for _, p := range r.Plan {
 		for n := range p.Pieces {
-			piece, _, err := s.Get(ctx, planKey(r, p.Epoch, n))
+			piece, err := s.piece(ctx, planKey(r, p.Epoch, n))
 			if err != nil {
 				return nil, fmt.Errorf("read piece %d of the plan of epoch %d: %w", n+1, p.Epoch, err)
 			}

@@ -109,7 +109,7 @@ func TestAttemptThatCannotGoOnIsReplaced(t *testing.T) {
 
 func TestCheckpointsComeBack(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *memory) {
-		s := records{w.node("w1")}
+		s := recordsOf(w.node("w1"))
 		r := record{State: running, Epoch: 1, Request: request("job"), Attempt: 1, AttemptID: attemptID(1)}
 		var want [][]byte
 		rev := uint64(0)

@@ -82,6 +82,7 @@ type message interface {
 	Tenant() string // last token of the subject
 	Header() contracts.Header
 	Published() time.Time
+	Sequence() uint64  // in the stream
 	Delivered() uint64 // how often the queue has handed it out; no count of attempts
 
 	// InProgress and Nak are fire and forget, and prove nothing about ownership.
@@ -128,8 +129,11 @@ type ledger interface {
 	// Endings calls ended, with the record's key, for every outcome that is published from now on until ctx
 	// is done. Some may be missed.
 	Endings(ctx context.Context, ended func(key string)) error
-	// Bury keeps the message with the reason. The same message and code are kept once.
+	// Bury keeps the message with the reason. The same message and code are kept once. An error that is a
+	// [permanentError] means that no retry helps.
 	Bury(ctx context.Context, m message, job string, why *contracts.Rejection) error
+	// Refuse answers the publisher of a request that is no job. The same message is answered once.
+	Refuse(ctx context.Context, r contracts.Refusal) error
 	// Notify tells what concerns a tenant and no job.
 	Notify(ctx context.Context, n contracts.Notice) error
 }

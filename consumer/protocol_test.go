@@ -34,7 +34,7 @@ func (w *memory) outcome(job string) contracts.OutcomeKind {
 
 // cancel is what an operator does. It reports whether the wish was recorded in time.
 func (w *memory) cancel(tenant, job string) bool {
-	operator, key := records{w.node("operator")}, recordKey(tenant, job)
+	operator, key := recordsOf(w.node("operator")), recordKey(tenant, job)
 	for {
 		r, rev, err := operator.get(w.ctx, key)
 		if err != nil || r.State != running {
@@ -299,7 +299,7 @@ func TestVerdictThatComesTooLate(t *testing.T) {
 			inMemory(t, func(t *testing.T, w *memory) {
 				var said sharedLog
 				w.node("w1").employ(exports{reject: func(contracts.Attempt) error {
-					another, key := records{w.node("another")}, recordKey("acme", "job")
+					another, key := recordsOf(w.node("another")), recordKey("acme", "job")
 					r, rev, err := another.get(w.ctx, key)
 					r.Epoch, r.Owner = r.Epoch+1, "another"
 					if err == nil {
@@ -674,7 +674,7 @@ func TestRepeatedRequestOfATenantThatIsGone(t *testing.T) {
 func TestUnansweredWriteIsNotTakenBack(t *testing.T) {
 	// The owner has recorded that it gives up, and never heard of it. Then its heartbeat is due.
 	inMemory(t, func(t *testing.T, w *memory) {
-		s := records{w.node("w1")}
+		s := recordsOf(w.node("w1"))
 		r := record{State: running, Epoch: 1, Owner: "me", Request: request("job"), Attempt: 1, AttemptID: attemptID(1)}
 		rev := must(s.swap(t.Context(), "acme.job", r, 0))
 		l := hold(t.Context(), s, "acme.job", note{s.cells.(*node), &queued{}}, Config{}.withDefaults(), r, rev, time.Now())

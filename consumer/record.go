@@ -121,8 +121,21 @@ func attemptID(n int) string { return fmt.Sprintf("%d-%s", n, nonce()) }
 
 var errForeignVersion = errors.New("the job's record is of another release")
 
-// records reads and writes job records in a bucket.
-type records struct{ cells }
+// records reads and writes job records in a bucket, and what jobs under way keep besides in another one: receipts and
+// plans name files, and so hold what stands in a tenant's rows. Who may see how jobs are doing need not see that.
+type records struct {
+	cells
+	pieces cells
+}
+
+// piece reads one piece. Workers of an earlier release have kept pieces beside the records.
+func (s records) piece(ctx context.Context, key string) ([]byte, error) {
+	p, _, err := s.pieces.Get(ctx, key)
+	if errors.Is(err, errNoCell) {
+		p, _, err = s.Get(ctx, key)
+	}
+	return p, err
+}
 
 // get is a hint: the value may be stale, and only a swap decides.
 func (s records) get(ctx context.Context, key string) (record, uint64, error) {
@@ -155,6 +168,9 @@ func (s records) swap(ctx context.Context, key string, r record, revision uint64
 		if err == nil {
 			return written, nil
 		}
+		if permanent(err) { // it was not sent, and never will be
+			return 0, fmt.Errorf("write job record %s of %d bytes: %w", key, len(value), err)
+		}
 		now, at, readErr := s.get(ctx, key)
 		switch {
 		case readErr == nil && now.Write == r.Write:
@@ -182,7 +198,7 @@ func (s records) write(ctx context.Context, key string, value []byte, revision u
 // keepReceipt writes the pieces of a receipt. They are never changed, and only the record makes them matter.
 func (s records) keepReceipt(ctx context.Context, r record, d *delivery, pieces [][]byte) error {
 	for n, p := range pieces {
-		if err := s.Put(ctx, receiptKey(r, d, n), p); err != nil {
+		if err := s.pieces.Put(ctx, receiptKey(r, d, n), p); err != nil {
 			return fmt.Errorf("record receipt piece %d of %d: %w", n+1, len(pieces), err)
 		}
 	}
@@ -193,7 +209,7 @@ func (s records) keepReceipt(ctx context.Context, r record, d *delivery, pieces 
 func (s records) receipt(ctx context.Context, r record) (contracts.Receipt, error) {
 	pieces := make([][]byte, r.Delivery.Pieces)
 	for n := range pieces {
-		p, _, err := s.Get(ctx, receiptKey(r, r.Delivery, n))
+		p, err := s.piece(ctx, receiptKey(r, r.Delivery, n))
 		if err != nil {
 			return contracts.Receipt{}, fmt.Errorf("read receipt piece %d of %d: %w", n+1, len(pieces), err)
 		}

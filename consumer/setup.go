@@ -33,6 +33,9 @@ func Setup(ctx context.Context, js jetstream.JetStream, o SetupOptions) ([]strin
 	if o.AckWait == 0 {
 		o.AckWait = 60 * time.Second
 	}
+	if err := checkPayload(js.Conn()); err != nil {
+		return nil, err
+	}
 	var lines []string
 	for _, p := range plan() {
 		p.stream.Replicas = o.Replicas
@@ -112,6 +115,23 @@ type place struct {
 // long before it is that old.
 const remembered = 400 * 24 * time.Hour
 
+// What publishers can fill has bounds: requests, and dead letters and answers, of all tenants and of one. The bounds are of
+// messages, because the server sets bytes aside as soon as a stream is made, and a small server has fewer. A message has
+// at most [contracts.MaxRequestBytes]: 13 GB of requests, and 6.5 GB of dead letters.
+const (
+	maxRequests      = 200 * contracts.MaxTenantRequests
+	maxLetters       = 100_000
+	maxTenantLetters = 1000
+)
+
+// allRequests is what the fleet consumes of the requests. It is wider than the stream's own subjects: a publisher may write
+// on the literal subject "snapshot.request.>", which the stream takes and which the stream's own subject does not match.
+const allRequests = "snapshot.request.>"
+
+// maxWaiting is how many messages of a queue may be handed out or put off at once. Fifty tenants can have all that they may
+// ask for put off before another tenant's requests are held up.
+const maxWaiting = 50 * contracts.MaxTenantRequests
+
 // plan is everything that snapfleet keeps in JetStream.
 func plan() []place {
 	return []place{
@@ -119,7 +139,9 @@ func plan() []place {
 			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects}, Description: "snapshot requests",
 			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage,
 			Duplicates: 24 * time.Hour, MaxMsgSize: contracts.MaxRequestBytes,
-		}, queue: contracts.RequestSubjects},
+			// A publisher hears from the server when a tenant has its share of what waits, or when all have.
+			MaxMsgsPerSubject: contracts.MaxTenantRequests, DiscardNewPerSubject: true, MaxMsgs: maxRequests,
+		}, queue: allRequests},
 		// A stream of its own: whoever may publish where schedules are allowed may, by a header, purge all that is there. And
 		// the server allows none beside DiscardNew; there is no limit, so nothing is discarded either way.
 		{stream: jetstream.StreamConfig{
@@ -136,6 +158,13 @@ func plan() []place {
 		{stream: jetstream.StreamConfig{
 			Name: contracts.DeadStream, Subjects: []string{contracts.DeadSubjects}, Description: "requests that were given up, with the reason",
 			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 24 * time.Hour,
+			// The oldest letters of a tenant that is asked for again and again go first.
+			MaxMsgsPerSubject: maxTenantLetters, MaxMsgs: maxLetters,
+		}},
+		{stream: jetstream.StreamConfig{
+			Name: contracts.RefusedStream, Subjects: []string{contracts.RefusedSubjects}, Description: "answers to requests that never became a job",
+			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 7 * 24 * time.Hour, Duplicates: 2 * time.Minute,
+			MaxMsgsPerSubject: maxTenantLetters, MaxMsgs: maxLetters,
 		}},
 		{stream: jetstream.StreamConfig{
 			Name: contracts.NoticeStream, Subjects: []string{contracts.NoticeSubjects}, Description: "what concerns a tenant and no job",
@@ -143,6 +172,9 @@ func plan() []place {
 		}},
 		{bucket: contracts.JobBucket, history: 5, stream: jetstream.StreamConfig{
 			Name: "KV_" + contracts.JobBucket, Description: "the record of each snapshot job", MaxAge: remembered,
+		}},
+		{bucket: contracts.PieceBucket, history: 1, stream: jetstream.StreamConfig{
+			Name: "KV_" + contracts.PieceBucket, Description: "receipts and plans of jobs under way", MaxAge: remembered,
 		}},
 		{bucket: contracts.TenantBucket, history: 10, stream: jetstream.StreamConfig{Name: "KV_" + contracts.TenantBucket, Description: "the registry of tenants"}},
 		{bucket: contracts.FleetBucket, history: 1, stream: jetstream.StreamConfig{Name: "KV_" + contracts.FleetBucket, Description: "what the fleet knows between two jobs"}},
@@ -161,7 +193,14 @@ func (p place) ensure(ctx context.Context, js jetstream.JetStream) (did string, 
 	switch {
 	case err == nil:
 		have := s.CachedInfo().Config
-		return kept, errors.Join(p.compare(have), differs(p.what(), "replicas", have.Replicas, p.stream.Replicas))
+		did = kept
+		if p.outgrow(&have) {
+			if s, err = js.UpdateStream(ctx, have); err != nil {
+				return "", fmt.Errorf("bring %s up to date: %w", p.what(), err)
+			}
+			have, did = s.CachedInfo().Config, upgraded
+		}
+		return did, errors.Join(p.compare(have), differs(p.what(), "replicas", have.Replicas, p.stream.Replicas))
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return "", fmt.Errorf("%s: %w", p.what(), err)
 	case p.bucket != "":
@@ -175,6 +214,16 @@ func (p place) ensure(ctx context.Context, js jetstream.JetStream) (did string, 
 		return "", fmt.Errorf("create %s: %w", p.what(), err)
 	}
 	return made, nil
+}
+
+// outgrow sets the bounds that an earlier release did not set, and reports whether there were any. What an operator has set
+// otherwise is left alone.
+func (p place) outgrow(have *jetstream.StreamConfig) (changed bool) {
+	if p.bucket != "" || p.stream.MaxMsgs == 0 || have.MaxMsgs > 0 || have.MaxMsgsPerSubject > 0 || have.DiscardNewPerSubject {
+		return false
+	}
+	have.MaxMsgs, have.MaxMsgsPerSubject, have.DiscardNewPerSubject = p.stream.MaxMsgs, p.stream.MaxMsgsPerSubject, p.stream.DiscardNewPerSubject
+	return true
 }
 
 // compare looks at every field that a promise rests on.
@@ -221,7 +270,7 @@ func differs(what, field string, have, want any) error {
 func (p place) consumer() jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: contracts.WorkersName, Description: "the workers of the fleet",
-		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: 10_000, FilterSubject: p.queue,
+		AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: maxWaiting, FilterSubject: p.queue,
 	}
 }
 
@@ -239,8 +288,8 @@ func (p place) ensureConsumer(ctx context.Context, js jetstream.JetStream, want 
 		return "", fmt.Errorf("%s: %w", p.reader(), err)
 	}
 	have, did := q.CachedInfo().Config, kept
-	if have.FilterSubject == "" && len(have.FilterSubjects) == 0 { // an earlier release's
-		have.FilterSubject = want.FilterSubject
+	if p.earlier(have) {
+		have.FilterSubject, have.MaxAckPending = want.FilterSubject, want.MaxAckPending
 		q, err := js.UpdateConsumer(ctx, p.stream.Name, have)
 		if err != nil {
 			return "", fmt.Errorf("bring %s up to date: %w", p.reader(), err)
@@ -248,6 +297,12 @@ func (p place) ensureConsumer(ctx context.Context, js jetstream.JetStream, want 
 		have, did = q.CachedInfo().Config, upgraded
 	}
 	return did, errors.Join(p.compareConsumer(have), differs(p.reader(), "ack_wait", have.AckWait, want.AckWait))
+}
+
+// earlier reports whether a consumer is as an earlier release has made it.
+func (p place) earlier(have jetstream.ConsumerConfig) bool {
+	const pending = 10_000
+	return len(have.FilterSubjects) == 0 && (have.FilterSubject == "" || have.FilterSubject == contracts.RequestSubjects && p.queue == allRequests || have.MaxAckPending == pending)
 }
 
 func (p place) compareConsumer(have jetstream.ConsumerConfig) error {

@@ -209,6 +209,7 @@ func (m *handed) Tenant() string           { return m.tenant }
 func (m *handed) Header() contracts.Header { return nil }
 func (m *handed) Published() time.Time     { return m.published }
 func (m *handed) Delivered() uint64        { return m.delivered }
+func (m *handed) Sequence() uint64         { return 0 }
 
 func (m *handed) InProgress() error {
 	err := m.wire.ask("in progress")
@@ -413,6 +414,8 @@ func (p *wire) Outcome(_ context.Context, tenant, job string) (*contracts.Outcom
 func (p *wire) Endings(ctx context.Context, ended func(string)) error {
 	return listenTo(ctx, p, p.hearers, ended)
 }
+
+func (p *wire) Refuse(context.Context, contracts.Refusal) error { return nil }
 
 func (p *wire) Bury(context.Context, message, string, *contracts.Rejection) error {
 	if err := p.ask("dead letter"); err != nil {

@@ -155,7 +155,7 @@ func (n *night) employ(name string) *employee {
 	n.pipes.mu.Unlock()
 	e := &employee{wire: &wire{hub: n.hub}, retired: make(chan struct{})}
 	cfg := Config{Worker: name, Slots: n.Slots, CheckEvery: -1, CheckAhead: -1}.withDefaults()
-	e.c = assemble(load{night: n, worker: name}, cfg, e.wire, e.wire, fleetAt{&n.hub.shelf, e.wire}, e.wire, registryAt{e.wire})
+	e.c = assemble(load{night: n, worker: name}, cfg, e.wire, records{e.wire, e.wire}, fleetAt{&n.hub.shelf, e.wire}, e.wire, registryAt{e.wire})
 	ctx, cancel := context.WithCancel(context.Background())
 	e.retire = cancel
 	go func() {

@@ -68,7 +68,7 @@ func TestTheContextOfALeaseIsReleased(t *testing.T) {
 func worker(w *memory, work Work) (c *Consumer, stop func()) {
 	n := w.node("inside")
 	cfg := Config{Worker: n.name, CheckEvery: -1, CheckAhead: -1, Slots: 4, RetryBase: time.Second, RetryMax: 10 * time.Second, Attempts: 3}
-	c = assemble(work, cfg.withDefaults(), n, n, fleetOf{n}, n, tenantsOf{n})
+	c = assemble(work, cfg.withDefaults(), n, recordsOf(n), fleetOf{n}, n, tenantsOf{n})
 	c.calendar = calendarOf{n}
 	ctx, cancel := context.WithCancel(w.ctx)
 	over := make(chan struct{})

@@ -107,6 +107,13 @@ func fullNotice() contracts.Notice {
 	}
 }
 
+func fullRefusal() contracts.Refusal {
+	return contracts.Refusal{
+		Version: contracts.RefusalVersion, Tenant: "acme", Sequence: 4711, Digest: strings.Repeat("0", 64), Job: "j", MsgID: "acme.j", At: instant,
+		Reason: contracts.Reason{Code: contracts.JobConflict, What: "what", Cause: "cause", Fix: "fix"},
+	}
+}
+
 func fullHouse() contracts.House {
 	return contracts.House{
 		Version: contracts.HouseVersion, Days: 30, ExpiresBy: contracts.ByLifecycle, UpdatedAt: instant,

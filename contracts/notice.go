@@ -25,9 +25,11 @@ type NoticeKind string
 const (
 	DestinationBroken NoticeKind = "destination-broken" // a check of the destination failed that succeeded before
 	DestinationMended NoticeKind = "destination-mended" // it succeeds again
-	DeliveryOverdue   NoticeKind = "delivery-overdue"   // no delivery for one and a half times the schedule's interval
-	DeliveryCaughtUp  NoticeKind = "delivery-caught-up" // there is one again
+	// DestinationChanged: the tenant's record is not what it was at the delivery before: its schema, its bucket, its role.
+	DestinationChanged NoticeKind = "destination-changed"
+	DeliveryOverdue    NoticeKind = "delivery-overdue"   // no delivery for one and a half times the schedule's interval
+	DeliveryCaughtUp   NoticeKind = "delivery-caught-up" // there is one again
 )
 
 // NoticeKinds are all there are.
-var NoticeKinds = []NoticeKind{DestinationBroken, DestinationMended, DeliveryOverdue, DeliveryCaughtUp}
+var NoticeKinds = []NoticeKind{DestinationBroken, DestinationMended, DestinationChanged, DeliveryOverdue, DeliveryCaughtUp}

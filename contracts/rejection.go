@@ -18,21 +18,22 @@ func Reject(code Code, format string, args ...any) error {
 	return &Rejection{Code: code, Err: fmt.Errorf(format, args...)}
 }
 
-// Error is one line: code, what, fix.
+// Error is one line: code, what, fix. Like [Rejection.Reason] it has at most [MaxReasonBytes] of what happened.
 func (r *Rejection) Error() string {
+	what := CutText(r.Err.Error(), MaxReasonBytes)
 	if fix := r.Code.Advice().Fix; fix != "" {
-		return fmt.Sprintf("%s: %v; to mend it: %s", r.Code, r.Err, fix)
+		return fmt.Sprintf("%s: %s; to mend it: %s", r.Code, what, fix)
 	}
-	return fmt.Sprintf("%s: %v", r.Code, r.Err)
+	return fmt.Sprintf("%s: %s", r.Code, what)
 }
 
 // Unwrap returns what happened.
 func (r *Rejection) Unwrap() error { return r.Err }
 
-// Reason is the rejection as others read it.
+// Reason is the rejection as others read it. What happened is valid UTF-8 of at most [MaxReasonBytes].
 func (r *Rejection) Reason() *Reason {
 	a := r.Code.Advice()
-	return &Reason{Code: r.Code, What: r.Err.Error(), Cause: a.Cause, Fix: a.Fix}
+	return &Reason{Code: r.Code, What: CutText(r.Err.Error(), MaxReasonBytes), Cause: a.Cause, Fix: a.Fix}
 }
 
 // AsRejection finds the rejection in err's chain.
@@ -68,6 +69,7 @@ const (
 	KMSDenied          Code = "kms_denied"
 	DestinationTaken   Code = "destination_taken"
 	VolumeTooLarge     Code = "volume_too_large"
+	TooManyVolumes     Code = "too_many_volumes"
 	// These are found by a check of the destination, and end no job.
 	InsecureBucket Code = "insecure_bucket"
 	WriteLost      Code = "write_lost"
@@ -95,6 +97,8 @@ const (
 	RunUnderWay    Code = "run_under_way"
 	RunMissed      Code = "run_missed"
 	DeliveryIsLate Code = "delivery_overdue"
+	// RecordChanged is told in a notice, and ends no job.
+	RecordChanged Code = "record_changed"
 )
 
 // Advice is what usually is behind a rejection, and what to do about it. The customer's page of
@@ -205,6 +209,10 @@ var advice = map[Code]Advice{
 		Cause: "one .tar would need more than 10,000 parts",
 		Fix:   "lower the tenant's volume size with `snapfleet tenant set --volume-size`",
 	},
+	TooManyVolumes: {
+		Cause: "the job's record would not fit into one message of NATS: it names every upload of the delivery",
+		Fix:   "raise the tenant's volume size with `snapfleet tenant set --volume-size`",
+	},
 
 	InsecureBucket: {
 		Customer: true, Cause: "a session that was narrowed to the tenant's folder gets at other names as well: the bucket policy lets in everybody, or our sessions by their name; or the store does not know session policies",
@@ -295,6 +303,10 @@ var advice = map[Code]Advice{
 	DeliveryIsLate: {
 		Cause: "runs of the schedule fail, are skipped or wait, or there is no worker",
 		Fix:   "see how the last jobs ended with `snapfleet status <tenant>`, and whether workers run",
+	},
+	RecordChanged: {
+		Cause: "an operator has changed the tenant's record with `snapfleet tenant set` or `tenant rotate`, or somebody else who can write the registry has",
+		Fix:   "compare the record with `snapfleet tenant get`; if no operator meant it, pause the tenant with `snapfleet pause` and find out who can write the registry",
 	},
 	CancelledByUser: {Cause: "somebody cancelled the job", Fix: "ask again under a new job id if that was a mistake"},
 }

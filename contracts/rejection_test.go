@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -111,6 +112,39 @@ func TestOutcomeKindOK(t *testing.T) {
 	} {
 		if kind.OK() != want {
 			t.Errorf("%q is OK: %v", kind, !want)
+		}
+	}
+}
+
+// TestReasonIsBounded: a reason is part of records, outcomes, headers and notices, and each of them has to fit into one
+// message.
+func TestReasonIsBounded(t *testing.T) {
+	t.Parallel()
+	for name, what := range map[string]string{
+		"names without end":           strings.Repeat("table, ", 200_000),
+		"characters of several bytes": strings.Repeat("größe\u00a0日本 ", 1000),
+		"not UTF-8":                   "\xff" + strings.Repeat("a\xc3", 4000),
+	} {
+		r := &contracts.Rejection{Code: contracts.TableDenied, Err: errors.New(what)}
+		for _, got := range []string{r.Reason().What, strings.TrimSuffix(strings.TrimPrefix(r.Error(), "table_denied: "), "; to mend it: "+r.Reason().Fix)} {
+			if len(got) > contracts.MaxReasonBytes || !utf8.ValidString(got) || !strings.HasSuffix(got, " ...") {
+				t.Errorf("%s: %d bytes, valid %v, ends in %q", name, len(got), utf8.ValidString(got), got[len(got)-8:])
+			}
+		}
+	}
+}
+
+func TestCutText(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		in    string
+		limit int
+		want  string
+	}{
+		{"", 10, ""}, {"short", 5, "short"}, {"longer", 5, "l ..."}, {"aé", 3, "aé"}, {"aaé bbb", 7, "aa ..."}, {"a\xff", 10, "a?"}, {"éé日本", 6, "é ..."}, {"日本日本", 6, " ..."},
+	} {
+		if got := contracts.CutText(c.in, c.limit); got != c.want {
+			t.Errorf("CutText(%q, %d) is %q, want %q", c.in, c.limit, got, c.want)
 		}
 	}
 }

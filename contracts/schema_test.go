@@ -25,6 +25,7 @@ var documents = map[string]reflect.Type{
 	"manifest": reflect.TypeFor[contracts.Manifest](),
 	"outcome":  reflect.TypeFor[contracts.Outcome](),
 	"notice":   reflect.TypeFor[contracts.Notice](),
+	"refusal":  reflect.TypeFor[contracts.Refusal](),
 	"schedule": reflect.TypeFor[contracts.Schedule](),
 	"house":    reflect.TypeFor[contracts.House](),
 	"check":    reflect.TypeFor[contracts.Check](),
@@ -199,6 +200,8 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 		{"links", "bare", contracts.Links{Version: 1, Tenant: "acme", Job: "j", ManifestSHA256: strings.Repeat("0", 64), ValidUntil: now, Expires: now, ExpiresBy: contracts.ByTag, Files: []contracts.Link{}}},
 		{"links-question", "full", fullLinksQuestion()},
 		{"links-question", "bare", contracts.LinksQuestion{Tenant: "acme", Job: "j", Seconds: 60}},
+		{"refusal", "full", fullRefusal()},
+		{"refusal", "bare", contracts.Refusal{Version: 1, Tenant: contracts.NoTenant, Digest: strings.Repeat("0", 64), At: now, Reason: contracts.Reason{Code: contracts.InvalidRequest, What: "not JSON"}}},
 		{"notice", "full", fullNotice()},
 		{"notice", "good news", contracts.Notice{Version: 1, Tenant: "acme", Kind: contracts.DeliveryCaughtUp, At: now}},
 		{"outcome", "full", fullOutcome()},
@@ -224,7 +227,7 @@ func TestSchemasAcceptWhatGoWrites(t *testing.T) {
 // TestFullValuesAreFull keeps the test above honest when a field is added.
 func TestFullValuesAreFull(t *testing.T) {
 	t.Parallel()
-	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice(), fullSchedule(), fullHouse(), fullCheck(), fullCheckQuestion(), fullLinks(), fullLinksQuestion()} {
+	for _, v := range []any{fullManifest(), fullTenant(), fullOutcome(), fullNotice(), fullRefusal(), fullSchedule(), fullHouse(), fullCheck(), fullCheckQuestion(), fullLinks(), fullLinksQuestion()} {
 		zeroFields(reflect.ValueOf(v), reflect.TypeOf(v).Name(), func(path string) {
 			t.Errorf("%s is not set", path)
 		})
@@ -307,7 +310,7 @@ func compareFields(t *testing.T, path string, typ reflect.Type, s *jsonschema.Sc
 		}
 	case s.Types != nil:
 		want := map[reflect.Kind]string{
-			reflect.String: "string", reflect.Int: "integer", reflect.Int64: "integer", reflect.Bool: "boolean",
+			reflect.String: "string", reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer", reflect.Bool: "boolean",
 		}[typ.Kind()]
 		if got := s.Types.ToStrings(); !slices.Equal(got, []string{want}) {
 			t.Errorf("%s is %v in the schema and %v in Go", path, got, typ)

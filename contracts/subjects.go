@@ -6,8 +6,10 @@ const (
 	ScheduleStream = "SNAPSHOT_SCHEDULES" // each tenant's [Schedule], and work queue of the runs that JetStream makes of them
 	OutcomeStream  = "SNAPSHOT_OUTCOMES"  // one [Outcome] per job, written once
 	DeadStream     = "SNAPSHOT_DEAD"      // requests that were given up, with the reason
+	RefusedStream  = "SNAPSHOT_REFUSED"   // answers to requests that never became a job, [Refusal]
 	NoticeStream   = "SNAPSHOT_NOTICES"   // what concerns a tenant and no job, [Notice]
 	JobBucket      = "snapshot_jobs"      // key-value: the record of each job
+	PieceBucket    = "snapshot_pieces"    // key-value: receipts, and plans of attachments, of jobs under way
 	TenantBucket   = "snapshot_tenants"   // key-value: the registry, [Tenant]
 	FleetBucket    = "snapshot_fleet"     // key-value: what the fleet knows between two jobs
 	WorkersName    = "workers"            // the durable pull consumer that the fleet shares
@@ -21,6 +23,7 @@ const (
 	RunSubjects      = "snapshot.run.*"
 	OutcomeSubjects  = "snapshot.outcome.*.*"
 	DeadSubjects     = "snapshot.dead.*"
+	RefusedSubjects  = "snapshot.refused.*"
 	NoticeSubjects   = "snapshot.notice.*.*"
 	AskSubjects      = "snapshot.ask.*" // questions, in no stream: one of the workers answers at once
 )
@@ -42,8 +45,24 @@ func RunSubject(tenant string) string { return "snapshot.run." + tenant }
 // OutcomeSubject is where the end of a job is told, exactly once.
 func OutcomeSubject(tenant, job string) string { return "snapshot.outcome." + tenant + "." + job }
 
-// DeadSubject is where requests of a tenant go that were given up.
-func DeadSubject(tenant string) string { return "snapshot.dead." + tenant }
+// NoTenant stands in a subject in place of a name that no tenant can have. A publisher chooses the last token of a
+// request's subject, and it may have 4,000 bytes.
+const NoTenant = "_"
+
+// subjectTenant is tenant as the last token of a subject.
+func subjectTenant(tenant string) string {
+	if ValidTenant(tenant) {
+		return tenant
+	}
+	return NoTenant
+}
+
+// DeadSubject is where requests of a tenant go that were given up. A name that no tenant can have is [NoTenant].
+func DeadSubject(tenant string) string { return "snapshot.dead." + subjectTenant(tenant) }
+
+// RefusedSubject is where publishers hear that a request for tenant was refused, see [Refusal]. A name that no tenant can
+// have is [NoTenant].
+func RefusedSubject(tenant string) string { return "snapshot.refused." + subjectTenant(tenant) }
 
 // AskSubject is where the workers are asked something. Whoever may publish there may ask.
 func AskSubject(question string) string { return "snapshot.ask." + question }
@@ -57,11 +76,17 @@ func NoticeSubject(tenant string, kind NoticeKind) string {
 // Correctness does not depend on it: the job record does that.
 func RequestMsgID(tenant, job string) string { return tenant + "." + job }
 
+// MaxTenantRequests is how many requests of one tenant wait at once in [RequestStream]. The server refuses the next one.
+const MaxTenantRequests = 1000
+
 // Headers of a message on [DeadStream]; the body is the original one, byte for byte, or the request that was made of a
-// schedule's.
+// schedule's. The publisher's own headers that begin with HeaderPrefix or "Nats-" are not kept.
 const (
+	HeaderPrefix = "Snapfleet-"
+
 	HeaderCode   = "Snapfleet-Code"   // a [Code]
 	HeaderReason = "Snapfleet-Reason" // what was wrong, in one line
 	HeaderJob    = "Snapfleet-Job"    // the job, when the request could be read that far
-	HeaderDigest = "Snapfleet-Digest" // SHA-256 of the body
+	HeaderDigest = "Snapfleet-Digest" // SHA-256 of the original body
+	HeaderCut    = "Snapfleet-Cut"    // how many bytes the original body had, when it could not be kept whole
 )

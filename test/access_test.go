@@ -293,6 +293,7 @@ func (g *guarded) publishes(ctx context.Context, t *testing.T) {
 	if err := json.Unmarshal(read.Data, &o); err != nil || o.Kind != contracts.Delivered {
 		t.Errorf("%+v, %v", o, err)
 	}
+	g.refusedRequest(ctx, t, nc, js)
 	if len(v.all) > 0 {
 		t.Errorf("%q", v.all)
 	}
@@ -348,13 +349,66 @@ func (g *guarded) misdirects(ctx context.Context, t *testing.T, role string) {
 			t.Errorf("%s: %v, %v", subject, m, err)
 		}
 	}
-	if role == "publisher" { // also the acknowledgement of what is published is an answer
-		body := fmt.Sprintf(`{"version":1,"tenant":%q,"job":"two","only":"tables","requested_at":%q}`, g.tenant, time.Now().Format(time.RFC3339))
-		m := &nats.Msg{Subject: contracts.RequestSubject(g.tenant), Data: []byte(body), Reply: "$KV." + contracts.TenantBucket + "." + g.tenant, Header: nats.Header{"Nats-Msg-Id": {contracts.RequestMsgID(g.tenant, "two")}}}
+	if role == "publisher" {
+		g.misdirectsAcks(ctx, t, nc)
+	}
+}
+
+// misdirectsAcks: also the acknowledgement of what is published is an answer. It gets into no stream. Other publishers hear
+// it where outcomes are told, because they share an account, and cannot take it for one.
+func (g *guarded) misdirectsAcks(ctx context.Context, t *testing.T, nc *nats.Conn) {
+	other, _ := g.connect("publisher")
+	heard, err := other.SubscribeSync(contracts.OutcomeSubject(g.tenant, "forged"))
+	if err := errors.Join(err, other.FlushWithContext(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"version":1,"tenant":%q,"job":"two","only":"tables","requested_at":%q}`, g.tenant, time.Now().Format(time.RFC3339))
+	for _, to := range []string{"$KV." + contracts.TenantBucket + "." + g.tenant, contracts.OutcomeSubject(g.tenant, "forged")} {
+		m := &nats.Msg{Subject: contracts.RequestSubject(g.tenant), Data: []byte(body), Reply: to, Header: nats.Header{"Nats-Msg-Id": {contracts.RequestMsgID(g.tenant, "two")}}}
 		if err := errors.Join(nc.PublishMsg(m), nc.FlushWithContext(ctx)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	m, err := heard.NextMsgWithContext(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o contracts.Outcome
+	if err := json.Unmarshal(m.Data, &o); err == nil && (o.Version != 0 || o.Tenant != "" || o.Job != "" || o.Kind != "") {
+		t.Errorf("an acknowledgement passes for an outcome: %s", m.Data)
+	}
+}
+
+// refusedRequest: a publisher whose request is no request learns of it, and ends nobody's job.
+func (g *guarded) refusedRequest(ctx context.Context, t *testing.T, nc *nats.Conn, js jetstream.JetStream) {
+	refusals, err := nc.SubscribeSync(contracts.RefusedSubject(g.tenant))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := fmt.Sprintf(`{"version":1,"tenant":%q,"job":"two","only":"attachments","requested_at":%q}`, g.tenant, time.Now().Format(time.RFC3339))
+	for what, body := range map[string]string{"garbage": "garbage", "another wish for a job that is delivered": forged} {
+		ack, err := js.Publish(ctx, contracts.RequestSubject(g.tenant), []byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard, err := refusals.NextMsgWithContext(ctx)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		stream, err := js.Stream(ctx, contracts.RefusedStream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := stream.GetLastMsgForSubject(ctx, contracts.RefusedSubject(g.tenant))
+		if err != nil || string(read.Data) != string(heard.Data) {
+			t.Errorf("%s: %v: heard %s", what, err, heard.Data)
+		}
+		var r contracts.Refusal
+		if err := json.Unmarshal(heard.Data, &r); err != nil || r.Sequence != ack.Sequence || r.Reason.Code == "" {
+			t.Errorf("%s: %+v, %v", what, r, err)
+		}
+	}
+	g.delivered("two")
 }
 
 // everything is how much was ever written to each stream and bucket that nobody writes to while a fleet is idle.
@@ -381,7 +435,7 @@ type acts struct {
 func forbidden(tenant string) map[string]acts {
 	const get = `{"seq":1}`
 	destroy := func(a map[string]string) map[string]string { // nobody may
-		for _, stream := range []string{contracts.RequestStream, contracts.OutcomeStream, contracts.DeadStream, contracts.NoticeStream, "KV_" + contracts.JobBucket, "KV_" + contracts.TenantBucket, "KV_" + contracts.FleetBucket} {
+		for _, stream := range []string{contracts.RequestStream, contracts.OutcomeStream, contracts.DeadStream, contracts.RefusedStream, contracts.NoticeStream, "KV_" + contracts.JobBucket, "KV_" + contracts.PieceBucket, "KV_" + contracts.TenantBucket, "KV_" + contracts.FleetBucket} {
 			a["$JS.API.STREAM.DELETE."+stream] = ""
 			a["$JS.API.STREAM.MSG.DELETE."+stream] = get
 			a["$JS.API.STREAM.SNAPSHOT."+stream] = `{"deliver_subject":"_INBOX.x"}`
@@ -412,9 +466,19 @@ func forbidden(tenant string) map[string]acts {
 		a["$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = "{}"
 		return a
 	}
+	rows := func(a map[string]string) map[string]string { // every way to see what stands in tenants' rows
+		pieces, piece := "KV_"+contracts.PieceBucket, "$KV."+contracts.PieceBucket+"."+tenant+".one.receipt.1.0"
+		a["$JS.API.DIRECT.GET."+pieces+"."+piece] = ""
+		a["$JS.API.DIRECT.GET."+pieces] = `{"seq":1,"batch":10}`
+		a["$JS.API.STREAM.MSG.GET."+pieces] = get
+		a["$JS.API.CONSUMER.CREATE."+pieces] = `{"stream_name":"` + pieces + `","config":{"deliver_subject":"_INBOX.x","ack_policy":"none"}}`
+		a["$JS.API.CONSUMER.CREATE."+pieces+".x."+piece] = `{"stream_name":"` + pieces + `","config":{"name":"x","filter_subject":"` + piece + `","deliver_subject":"_INBOX.x","ack_policy":"none"}}`
+		a[piece] = "{}"
+		return a
+	}
 	writes := func(a map[string]string) map[string]string { // what belongs to the fleet
 		a[contracts.OutcomeSubject(tenant, "forged")] = "{}"
-		a[contracts.DeadSubject(tenant)] = "{}"
+		a[contracts.DeadSubject(tenant)], a[contracts.RefusedSubject(tenant)] = "{}", "{}"
 		a[contracts.NoticeSubject(tenant, contracts.DestinationBroken)] = "{}"
 		a[contracts.ScheduleSubject(tenant)], a[contracts.RunSubject(tenant)] = "{}", "{}"
 		a["$KV."+contracts.JobBucket+"."+tenant+".one"] = "{}"
@@ -430,12 +494,12 @@ func forbidden(tenant string) map[string]acts {
 		return a
 	}
 	none := func() map[string]string { return map[string]string{} }
-	publisher := writes(registry(destroy(none())))
+	publisher := writes(rows(registry(destroy(none()))))
 	publisher["$JS.API.DIRECT.GET.KV_"+contracts.JobBucket+".$KV."+contracts.JobBucket+"."+tenant+".one"] = ""
 	publisher["$JS.API.STREAM.MSG.GET."+contracts.RequestStream] = get
 	publisher["$JS.API.STREAM.MSG.GET."+contracts.DeadStream] = get
 	publisher["snapshot.ask.check"], publisher["snapshot.ask.links"], publisher["$SRV.PING"] = "{}", "{}", ""
-	reader := writes(registry(destroy(none())))
+	reader := writes(rows(registry(destroy(none()))))
 	reader[contracts.RequestSubject(tenant)], reader["snapshot.ask.check"], reader["$SRV.PING"] = "{}", "{}", ""
 	worker := destroy(none())
 	worker[external], worker[contracts.RequestSubject(tenant)], worker["snapshot.ask.check"], worker["snapshot.ask.links"] = "{}", "{}", "{}", "{}"
@@ -443,7 +507,7 @@ func forbidden(tenant string) map[string]acts {
 	worker["$JS.API.STREAM.PURGE."+contracts.ScheduleStream], worker["$JS.API.STREAM.UPDATE."+contracts.ScheduleStream] = "", "{}"
 	worker["$JS.API.STREAM.UPDATE.KV_"+contracts.TenantBucket], worker["$JS.API.STREAM.PURGE."+contracts.RequestStream] = "{}", ""
 	worker["$JS.API.STREAM.CREATE."+contracts.RequestStream] = "{}"
-	operator := destroy(none())
+	operator := rows(destroy(none()))
 	operator[contracts.OutcomeSubject(tenant, "forged")], operator[contracts.DeadSubject(tenant)], operator[contracts.NoticeSubject(tenant, contracts.DestinationBroken)] = "{}", "{}", "{}"
 	operator["$JS.API.CONSUMER.MSG.NEXT."+contracts.RequestStream+"."+contracts.WorkersName] = ""
 	operator["$JS.API.STREAM.PURGE."+contracts.RequestStream], operator[contracts.RunSubject(tenant)] = "", "{}"
@@ -452,7 +516,7 @@ func forbidden(tenant string) map[string]acts {
 	listen := func(more ...string) []string { return append(slices.Clone(everywhere), more...) }
 	return map[string]acts{
 		"publisher": {publisher, listen("_INBOX_worker.>", "_INBOX_operator.>", "snapshot.notice.*.*", "snapshot.ask.*")},
-		"reader":    {reader, listen("_INBOX_worker.>", "_INBOX_operator.>", "snapshot.ask.*", "snapshot.ask.links")},
+		"reader":    {reader, listen("_INBOX_worker.>", "_INBOX_operator.>", "snapshot.ask.*", "snapshot.ask.links", "snapshot.refused.*", "$KV."+contracts.PieceBucket+".>")},
 		"worker":    {worker, listen("_INBOX.>", "_INBOX_operator.>", "snapshot.notice.*.*")},
 		"operator":  {operator, listen("_INBOX.>", "_INBOX_worker.>", "snapshot.ask.*", "$SRV.>")},
 	}

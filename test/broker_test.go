@@ -318,7 +318,7 @@ type cut struct {
 var cuts = []cut{
 	{name: "claim", text: "HPUB $KV.snapshot_jobs.{key} ", passed: true},
 	{name: "upload", text: `"uploads":[`},
-	{name: "receipt", text: "$KV.snapshot_jobs.{key}.receipt."},
+	{name: "receipt", text: "$KV.snapshot_pieces.{key}.receipt."},
 	{name: "committing", text: `"state":"committing"`, passed: true},
 	{name: "sealing", text: `"state":"sealing"`},
 	{name: "committed", text: `"state":"committed"`, torn: true},

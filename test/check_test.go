@@ -350,18 +350,24 @@ var sweeping = []string{"--sweep-every=1s", "--sweep-after=1s", "--sweep-again=2
 
 // unswept is what the janitor, with the flags sweeping, should have removed: pieces of receipts, and its own notes.
 func (f *fleet) unswept(ctx context.Context) error {
-	kv, err := f.js.KeyValue(ctx, contracts.JobBucket)
+	notes, err := f.js.KeyValue(ctx, contracts.JobBucket)
+	if err != nil {
+		return err
+	}
+	pieces, err := f.js.KeyValue(ctx, contracts.PieceBucket)
 	if err != nil {
 		return err
 	}
 	return f.settles(func() error {
-		keys, err := kv.ListKeysFiltered(ctx, "*.*.receipt.>", "sweep.*.*")
-		if err != nil {
-			return err
-		}
 		var left []string
-		for key := range keys.Keys() {
-			left = append(left, key)
+		for kv, filter := range map[jetstream.KeyValue]string{notes: "sweep.*.*", pieces: "*.*.receipt.>"} {
+			keys, err := kv.ListKeysFiltered(ctx, filter)
+			if err != nil {
+				return err
+			}
+			for key := range keys.Keys() {
+				left = append(left, key)
+			}
 		}
 		if len(left) > 0 {
 			return fmt.Errorf("the janitor has left %v", left)

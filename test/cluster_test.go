@@ -123,8 +123,8 @@ func (c *trio) healthy(n *world.NATS) error {
 func (c *trio) placed() (all []*jetstream.StreamInfo) {
 	c.t.Helper()
 	for _, name := range []string{
-		contracts.RequestStream, contracts.ScheduleStream, contracts.OutcomeStream, contracts.DeadStream, contracts.NoticeStream,
-		"KV_" + contracts.JobBucket, "KV_" + contracts.TenantBucket, "KV_" + contracts.FleetBucket,
+		contracts.RequestStream, contracts.ScheduleStream, contracts.OutcomeStream, contracts.DeadStream, contracts.RefusedStream, contracts.NoticeStream,
+		"KV_" + contracts.JobBucket, "KV_" + contracts.PieceBucket, "KV_" + contracts.TenantBucket, "KV_" + contracts.FleetBucket,
 	} {
 		var info *jetstream.StreamInfo
 		c.eventually(name+" has a leader", func() error {

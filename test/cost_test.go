@@ -218,7 +218,7 @@ func (f *fleet) message(m world.Message) (name string, again bool) {
 		return "read the outcome", false
 	case is("DIRECT.GET.KV_" + contracts.TenantBucket):
 		return "read the tenant", false
-	case is("DIRECT.GET.KV_"+contracts.JobBucket) && is(".receipt."):
+	case is("DIRECT.GET.KV_" + contracts.PieceBucket):
 		return "read the receipt", false
 	case is("DIRECT.GET.KV_" + contracts.JobBucket):
 		return "read the record", false

@@ -149,7 +149,7 @@ type cell func(tenant, job string) (bucket, key string)
 func recordCell(tenant, job string) (string, string) { return contracts.JobBucket, tenant + "." + job }
 
 func receiptCell(tenant, job string) (string, string) {
-	return contracts.JobBucket, tenant + "." + job + ".receipt."
+	return contracts.PieceBucket, tenant + "." + job + ".receipt."
 }
 
 func sweepCell(tenant, job string) (string, string) {

@@ -98,7 +98,13 @@ func TestTwoTenants(t *testing.T) {
 // records is all that the fleet remembers of its jobs.
 func (f *fleet) records() string {
 	f.t.Helper()
-	kv, err := f.js.KeyValue(f.t.Context(), contracts.JobBucket)
+	return f.cells(contracts.JobBucket) + f.cells(contracts.PieceBucket)
+}
+
+// cells is all that is in a bucket.
+func (f *fleet) cells(bucket string) string {
+	f.t.Helper()
+	kv, err := f.js.KeyValue(f.t.Context(), bucket)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/snapfleet/snapfleet/contracts"
 )
 
 // logger writes events to w: JSON for collectors, text for people. An event with a context in it carries
@@ -19,8 +21,15 @@ func (f logFlags) logger(w io.Writer, terminal bool) zerolog.Logger {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !terminal || !colorsWanted()}
 	}
 	zerolog.DurationFieldUnit = time.Second
+	zerolog.ErrorMarshalFunc = shortError
 	return zerolog.New(w).Level(level).Hook(traceHook{}).With().Timestamp().Logger()
 }
+
+// maxLoggedError is the largest text of an error in one event, in bytes: a store or a database may answer with megabytes.
+const maxLoggedError = 8 << 10
+
+// shortError is how an event shows an error.
+func shortError(err error) any { return contracts.CutText(err.Error(), maxLoggedError) }
 
 // traceHook adds trace_id and span_id to events that know their context.
 type traceHook struct{}

@@ -172,7 +172,7 @@ func natsKind(m world.Message) string {
 		return strings.ToLower(m.Kind)
 	}
 	bucket := func(subject string) string {
-		for _, b := range []string{contracts.JobBucket, contracts.TenantBucket} {
+		for _, b := range []string{contracts.JobBucket, contracts.PieceBucket, contracts.TenantBucket} {
 			if strings.Contains(subject, "KV_"+b) || strings.HasPrefix(subject, "$KV."+b+".") {
 				return b
 			}

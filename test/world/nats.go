@@ -38,6 +38,7 @@ type settings struct {
 	Monitoring int  // 0: none
 	Sync       bool // of every message
 	Storage    int64
+	MaxPayload int32    // 0: NATS's default
 	Users      []login  // besides anybody who gives no name
 	Config     string   // a file with everything else
 	Environ    []string // what the file takes from the environment
@@ -64,6 +65,18 @@ func WithSync() NATSOption {
 // WithStorage is how many bytes all streams may have together. What is published beyond that is refused.
 func WithStorage(bytes int64) NATSOption {
 	return func(n *NATS) { n.as.Storage = bytes }
+}
+
+// WithMaxPayload is how many bytes a message may have.
+func WithMaxPayload(bytes int32) NATSOption {
+	return func(n *NATS) { n.as.MaxPayload = bytes }
+}
+
+// Change makes the next [NATS.Start] or [NATS.Restart] start the server with other options.
+func (n *NATS) Change(opts ...NATSOption) {
+	for _, o := range opts {
+		o(n)
+	}
 }
 
 // WithUser lets somebody log in who may not publish on denied. Whoever gives no name may do everything.
@@ -206,7 +219,7 @@ func (as settings) serve() (*server.Server, settings, error) {
 
 // options are what a server is started with, but for monitoring and clusters.
 func (as settings) options() (*server.Options, error) {
-	opts := &server.Options{JetStream: true, JetStreamMaxStore: as.Storage, SyncAlways: as.Sync}
+	opts := &server.Options{JetStream: true, JetStreamMaxStore: as.Storage, SyncAlways: as.Sync, MaxPayload: as.MaxPayload}
 	if as.Config != "" {
 		var err error
 		if opts, err = server.ProcessConfigFile(as.Config); err != nil {
