@@ -38,9 +38,9 @@ func TestNATSPage(t *testing.T) {
 	p.shell("snapfleet tenant set acme")
 
 	backupKey := p.key(p.theOne("sh backup-key", "nk -gen user"))
-	p.edit("accounts.conf", "jetstream: enabled\n\n    users: [\n", "jetstream: enabled\n\n    users: [\n      { nkey: "+backupKey+" }\n")
+	p.edit("accounts.conf", "jetstream: enabled\n\n    users: [\n", "jetstream: enabled\n\n    users: [\n      { nkey: "+backupKey+", permissions: { publish: { deny: [\"$JS.API.*.*.KV_snapshot_pieces\", \"$JS.API.*.*.KV_snapshot_pieces.>\", \"$JS.API.*.*.*.KV_snapshot_pieces\", \"$JS.API.*.*.*.KV_snapshot_pieces.>\"] } } }\n")
 	p.reload()
-	p.shell(p.theOne("sh backup", "--force"))
+	p.shell(p.theOne("sh backup", "backup stream"))
 
 	t.Run("a key is changed", p.changesAKey)
 
