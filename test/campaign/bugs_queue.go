@@ -26,9 +26,49 @@ var queueBugs = []bug{
 		`^TestDeliveryThatStandsEndsTheJob$`,
 	},
 	{
-		"refused request not kept", "consumer/claim.go",
-		`if err := c.ledger.Bury(ctx, m, job, why); err != nil {`, `if err := error(nil); err != nil {`,
+		"refused request not kept", "consumer/refuse.go",
+		`err = c.ledger.Bury(ctx, m, job, why)`, `err = nil`,
 		`^TestBadEnds$/unknown_version`,
+	},
+	{
+		"refused request not answered", "consumer/refuse.go",
+		`if isRun(m.Subject()) {`, `if m != nil {`,
+		`^TestWhateverIsPublishedIsBuried$`,
+	},
+	{
+		"dead letter with every header of the publisher", "consumer/deadletter.go",
+		`Header: sendable(m.Header())}`, `Header: nats.Header(m.Header())}`,
+		`^TestWhateverIsPublishedIsBuried$`,
+	},
+	{
+		"dead letter on the subject that the publisher chose", "consumer/deadletter.go",
+		`Subject: contracts.DeadSubject(m.Tenant()),`, `Subject: "snapshot.dead." + m.Tenant(),`,
+		`^TestWhateverIsPublishedIsBuried$`,
+	},
+	{
+		"forged headers kept", "consumer/deadletter.go",
+		` || hasPrefixFold(name, contracts.HeaderPrefix) {`, ` {`,
+		`^TestWhateverIsPublishedIsBuried$`,
+	},
+	{
+		"caller's headers written into", "consumer/jobs.go",
+		`Data: body, Header: nats.Header{}}`, `Data: body, Header: nats.Header(header)}`,
+		`^TestSubmitKeepsWhatTheQueueDropped$`,
+	},
+	{
+		"no share of the queue for each tenant", "consumer/setup.go",
+		`MaxMsgsPerSubject: contracts.MaxTenantRequests, DiscardNewPerSubject: true,`, ``,
+		`^TestShareOfATenant$`,
+	},
+	{
+		"small messages of NATS not noticed", "consumer/payload.go",
+		`most > 0 && most < MinPayload`, `most > 0 && most < 1`,
+		`^TestSmallPayload$`,
+	},
+	{
+		"record without a bound", "consumer/lease.go",
+		`size > maxRecordBytes {`, `size > 1<<20 {`,
+		`^TestRecordFits$`,
 	},
 	{
 		"another tenant's subject", "consumer/job.go",

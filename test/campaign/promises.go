@@ -18,8 +18,8 @@ var promises = []promise{
 		`case ^undisturbed$`,
 	}}},
 	{"I2", []bug{{
-		"dead letter twice", "consumer/jetstream.go",
-		`jetstream.WithMsgID(strings.Join([]string{m.Tenant(), sum, string(reason.Code)}, ".")))`, `jetstream.WithMsgID(nonce()))`,
+		"dead letter twice", "consumer/deadletter.go",
+		`jetstream.WithMsgID(strings.Join([]string{strings.TrimPrefix(letter.Subject, "snapshot.dead."), sum, string(reason.Code)}, "."))`, `jetstream.WithMsgID(nonce())`,
 		`case ^dead-letter/lost-but-done$`,
 	}}},
 	{"I3", []bug{{
