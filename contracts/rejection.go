@@ -82,6 +82,8 @@ const (
 	ForeignRelation       Code = "foreign_relation"
 	TooManyTables         Code = "too_many_tables"
 	FormatImpossible      Code = "format_impossible"
+	ValueTooLarge         Code = "value_too_large"
+	EncodingInvalid       Code = "encoding_invalid"
 	DatabaseDenied        Code = "database_denied"
 	DataCorrupted         Code = "data_corrupted"
 	AttachmentsUnreadable Code = "attachments_unreadable"
@@ -244,8 +246,8 @@ var advice = map[Code]Advice{
 		Fix:   "give the exporter's role BYPASSRLS, or take row-level security off the tables named above",
 	},
 	ForeignRelation: {
-		Cause: "a table inherits from, or is partitioned into, another schema, whose rows are not this tenant's",
-		Fix:   "move the relations named above into the tenant's schema, or detach them",
+		Cause: "a table has partitions or inheriting tables in another schema, which is not the tenant's",
+		Fix:   "move each relation named above into the tenant's schema with ALTER TABLE ... SET SCHEMA, which its owner may do without a superuser, or leave the parent table out with `snapfleet tenant set --exclude-tables`",
 	},
 	TooManyTables: {
 		Cause: "the database's lock table is too small to lock every table at once",
@@ -254,6 +256,14 @@ var advice = map[Code]Advice{
 	FormatImpossible: {
 		Cause: "JSON of these tables can only be made by functions of the schema's owner (in an index, in statistics, or in a cast to json), which would run with our rights",
 		Fix:   "ask for the format csv.gz, or give these functions to a superuser",
+	},
+	ValueTooLarge: {
+		Cause: "a row of the table named above is larger than the 1 GB that PostgreSQL can send: text doubles a bytea, and CSV and JSON make quotation marks and control characters longer",
+		Fix:   "make the value smaller, or leave the table out with `snapfleet tenant set --exclude-tables`",
+	},
+	EncodingInvalid: {
+		Cause: "a value of the table, or the name, that is named above is not valid UTF-8, and deliveries are UTF-8; the table itself is not damaged. A database of encoding SQL_ASCII takes any bytes, and so do some functions and casts",
+		Fix:   "find the rows or names that are not UTF-8 and write them as UTF-8, or leave the table out with `snapfleet tenant set --exclude-tables`; in a database of encoding UTF8 the format csv.gz delivers such values as they are",
 	},
 	DatabaseDenied: {
 		Cause: "the database refuses the exporter's login, or the worker's database URL is wrong",

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,6 +37,7 @@ type relation struct {
 	filenode   uint32 // changes whenever the table is rewritten or truncated
 	heap       bool   // stored as PostgreSQL's own heap: pages and ctids mean what we think
 	foreignSub bool   // is a foreign table and a partition
+	gone       bool   // dropped since the snapshot that it is listed in was taken
 	readable   bool
 	secured    bool // row-level security would hide rows from us
 	code       bool // planning a query of it may run functions that are not the server's: see listCode
@@ -60,6 +62,16 @@ func (r *relation) quoted(schema string) string { return pgx.Identifier{schema, 
 
 // isTable reports whether the relation's rows, or its partitions' rows, belong into a snapshot.
 func (r *relation) isTable() bool { return r.kind == "r" || r.kind == "p" }
+
+// leave takes relations out of the catalog, and those edges that lead to them.
+func (c *catalog) leave(out func(*relation) bool) {
+	left := map[uint32]bool{}
+	c.relations = slices.DeleteFunc(c.relations, func(r *relation) bool {
+		left[r.oid] = out(r)
+		return left[r.oid]
+	})
+	c.edges = slices.DeleteFunc(c.edges, func(e edge) bool { return left[e.parent] || left[e.child] })
+}
 
 // tables are the relations that are read.
 func (c *catalog) tables() []*relation {
@@ -88,7 +100,7 @@ func (r relation) same(other relation) bool {
 
 // findSchema returns the schema's oid, if it is one that a tenant can have.
 func findSchema(ctx context.Context, conn *pgx.Conn, schema string) (oid uint32, err error) {
-	var usable bool
+	var usable *bool // NULL: the schema was dropped since the transaction's snapshot
 	err = conn.QueryRow(ctx, `SELECT oid, has_schema_privilege(oid, 'USAGE') FROM pg_namespace
 		WHERE nspname = $1 AND nspname !~ '^pg_' AND nspname <> 'information_schema'`, schema).Scan(&oid, &usable)
 	switch {
@@ -96,7 +108,9 @@ func findSchema(ctx context.Context, conn *pgx.Conn, schema string) (oid uint32,
 		return 0, contracts.Reject(contracts.SchemaNotFound, "schema %q does not exist", schema)
 	case err != nil:
 		return 0, failed(ctx, err, "look for schema %q", schema)
-	case !usable:
+	case usable == nil:
+		return 0, fmt.Errorf("%w: schema %q was dropped meanwhile", errMoved, schema)
+	case !*usable:
 		return 0, contracts.Reject(contracts.SchemaNotFound, "schema %q is not open to the exporter's role", schema)
 	}
 	return oid, nil
@@ -111,19 +125,35 @@ func listCatalog(ctx context.Context, conn *pgx.Conn, schema string) (*catalog, 
 	c := &catalog{schema: schema, schemaOID: oid}
 	for _, list := range []func(context.Context, *pgx.Conn) error{c.listRelations, c.listColumns, c.listEdges, c.listCode} {
 		if err := list(ctx, conn); err != nil {
-			return nil, failed(ctx, err, "list the tables of schema %q", schema)
+			return nil, inEncoding(conn, failed(ctx, err, "list the tables of schema %q", schema))
 		}
 	}
-	return c, nil
+	return c, c.checkNames()
 }
 
+// checkNames refuses names that are not UTF-8. A database of encoding UTF8 does not check what it sends, and the manifest,
+// which is JSON, cannot hold them.
+func (c *catalog) checkNames() error {
+	for _, r := range c.relations {
+		bad := !utf8.ValidString(r.name)
+		for _, col := range r.columns {
+			bad = bad || !utf8.ValidString(col.Name) || !utf8.ValidString(col.Type)
+		}
+		if bad && r.isTable() {
+			return contracts.Reject(contracts.EncodingInvalid, "the name of table %q, or of a column or type of it, is not valid UTF-8", r.name)
+		}
+	}
+	return nil
+}
+
+// listRelations lists what the transaction's snapshot has. Privileges are those of now, and unknown of what is gone by now.
 func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, c.relname::text, c.relkind::text, c.relpersistence::text, c.relfilenode,
 			coalesce(m.amname = 'heap', false), c.relkind = 'f' AND c.relispartition,
-			c.relkind IN ('r', 'p') AND coalesce(has_table_privilege(c.oid, 'SELECT'), false),
+			readable IS NULL, c.relkind IN ('r', 'p') AND coalesce(readable, false),
 			c.relkind IN ('r', 'p') AND coalesce(row_security_active(c.oid), false)
-		FROM pg_class c LEFT JOIN pg_am m ON m.oid = c.relam
+		FROM pg_class c LEFT JOIN pg_am m ON m.oid = c.relam CROSS JOIN LATERAL has_table_privilege(c.oid, 'SELECT') readable
 		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 		ORDER BY c.relname COLLATE "C"`, c.schemaOID)
 	if err != nil {
@@ -131,7 +161,7 @@ func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
 	}
 	c.relations, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*relation, error) {
 		var r relation
-		return &r, row.Scan(&r.oid, &r.name, &r.kind, &r.persists, &r.filenode, &r.heap, &r.foreignSub, &r.readable, &r.secured)
+		return &r, row.Scan(&r.oid, &r.name, &r.kind, &r.persists, &r.filenode, &r.heap, &r.foreignSub, &r.gone, &r.readable, &r.secured)
 	})
 	return err
 }
@@ -144,7 +174,8 @@ func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
 			WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'internal')),
 		casts AS (SELECT EXISTS (SELECT FROM pg_cast k JOIN pg_proc f ON f.oid = k.castfunc JOIN pg_roles r ON r.oid = f.proowner
 			WHERE k.casttarget = 'json'::regtype AND NOT r.rolsuper) AS any)
-		SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+		SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod),
+			a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint n WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)),
 			a.attgenerated <> '', a.attidentity <> '',
 			coalesce(send.symbol, ''), coalesce(output.name, ''), t.oid >= 16384, casts.any
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN casts
@@ -179,7 +210,7 @@ func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
 			p.relkind = 'p'
 		FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
 			JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE p.relnamespace = $1 AND p.relkind IN ('r', 'p')
+		WHERE p.relnamespace = $1 AND p.relkind IN ('r', 'p') AND c.relpersistence <> 't' -- of another session
 		ORDER BY i.inhrelid, i.inhseqno`, c.schemaOID)
 	if err != nil {
 		return err
@@ -288,9 +319,9 @@ func (c *catalog) check(standby bool) error {
 	case len(tables) == 0:
 		return c.empty()
 	case len(denied) > 0:
-		return contracts.Reject(contracts.TableDenied, "no right to SELECT from %s of schema %q", list(denied), c.schema)
+		return refuse(contracts.TableDenied, denied, "no right to SELECT from %s of schema %q", list(denied), c.schema)
 	case len(secured) > 0:
-		return contracts.Reject(contracts.RowSecurity, "row-level security applies to %s of schema %q", list(secured), c.schema)
+		return refuse(contracts.RowSecurity, secured, "row-level security applies to %s of schema %q", list(secured), c.schema)
 	case len(foreign) > 0:
 		return c.foreign(foreign)
 	case len(unlogged) > 0:
@@ -300,18 +331,45 @@ func (c *catalog) check(standby bool) error {
 }
 
 func (c *catalog) foreign(children []string) error {
-	return contracts.Reject(contracts.ForeignRelation, "tables of schema %q have children in another: %s", c.schema, strings.Join(children, ", "))
+	return refuse(contracts.ForeignRelation, children, "tables of schema %q have partitions or inheriting tables in another schema: %s", c.schema, firstOf(children))
 }
 
-// list names tables in a sentence, every one.
+// refused is what a rejection is about: some relations of the schema.
+type refused struct {
+	error
+	names []string
+}
+
+func (r refused) Unwrap() error { return r.error }
+
+// refuse rejects because of these relations.
+func refuse(code contracts.Code, names []string, format string, args ...any) error {
+	return &contracts.Rejection{Code: code, Err: refused{fmt.Errorf(format, args...), names}}
+}
+
+// maxListed is how many names a reason holds. Reasons are in records, messages and logs, which are bounded.
+const maxListed = 10
+
+// firstOf joins the first names, and says how many more there are.
+func firstOf(names []string) string {
+	if more := len(names) - maxListed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxListed], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// list names tables in a sentence.
 func list(names []string) string {
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = fmt.Sprintf("%q", n)
+	quoted := make([]string, min(len(names), maxListed+1))
+	for i := range quoted {
+		quoted[i] = fmt.Sprintf("%q", names[i])
 	}
 	noun := "table "
 	if len(names) > 1 {
 		noun = "tables "
+	}
+	if more := len(names) - maxListed; more > 0 {
+		return fmt.Sprintf("%s%s and %d more", noun, strings.Join(quoted[:maxListed], ", "), more)
 	}
 	return noun + strings.Join(quoted, ", ")
 }

@@ -49,6 +49,11 @@ type Config struct {
 	// waits for a lock makes others wait behind it.
 	LockTimeout time.Duration
 
+	// SecondLook is how long after a refusal, such as a table that may not be read, Open looks again, with a snapshot of
+	// its own. The refusal is final when both say the same. Default 2 s: a migration that creates a table and grants
+	// the right to read it in two transactions has ended by then.
+	SecondLook time.Duration
+
 	// Attachments says where the tenant's files are.
 	Attachments Attachments
 }
@@ -122,6 +127,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.LockTimeout <= 0 {
 		c.LockTimeout = 10 * time.Second
+	}
+	if c.SecondLook <= 0 {
+		c.SecondLook = 2 * time.Second
 	}
 	if c.Attachments.Query == "" {
 		c.Attachments.Query = DefaultAttachmentsQuery

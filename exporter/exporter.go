@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,8 @@ type Exporter struct {
 	databases map[string]Database
 	source    *s3.Client
 	cfg       Config
+
+	looked func(err error) // of tests: told of each look that ended in an error
 }
 
 // New makes an exporter. db is the default database, unless the configuration has one of that name, and must come
@@ -33,7 +36,8 @@ func New(db *pgx.ConnConfig, source *s3.Client, cfg Config) *Exporter {
 	return &Exporter{databases: withDefault(cfg.Databases, db, cfg.FleetConnections), source: source, cfg: cfg}
 }
 
-// openTries is how often Open looks at a schema whose tables are altered under its eyes.
+// openTries is how often Open looks, at the least, at a schema whose tables are altered under its eyes. It goes on for as
+// long as it would wait for a lock.
 const openTries = 5
 
 // Open takes a snapshot of the attempt's tenant: it ends what older attempts of the job left in the database,
@@ -59,8 +63,11 @@ func (e *Exporter) Open(ctx context.Context, a contracts.Attempt) (_ *Snapshot, 
 
 // openOn opens a snapshot on one server.
 func (e *Exporter) openOn(ctx context.Context, a contracts.Attempt, on *server) (*Snapshot, error) {
+	began := time.Now()
+	var before error          // the last refusal
+	var known map[uint32]bool // what the last look saw
 	for try := 1; ; try++ {
-		s := &Snapshot{exporter: e, server: on, attempt: a, tries: try}
+		s := &Snapshot{exporter: e, server: on, attempt: a, tries: try, known: known, seen: map[uint32]bool{}}
 		s.ctx, s.cancel = context.WithCancelCause(ctx)
 		err := s.open()
 		if err == nil {
@@ -68,15 +75,56 @@ func (e *Exporter) openOn(ctx context.Context, a contracts.Attempt, on *server) 
 		}
 		err = s.asConflict(s.ctx, err, standbyConflicts)
 		s.Close()
-		if !errors.Is(err, errMoved) || try == openTries {
+		if len(s.seen) > 0 {
+			known = s.seen
+		}
+		if e.looked != nil {
+			e.looked(err)
+		}
+		pause := min(time.Duration(try-1)*5*time.Millisecond, 100*time.Millisecond)
+		if provisional(err) && !on.replica {
+			if confirms(before, err) {
+				return nil, err
+			}
+			before, pause = err, e.cfg.SecondLook
+		} else if !errors.Is(err, errMoved) {
 			return nil, err
+		}
+		if try >= openTries && time.Since(began) > e.cfg.LockTimeout {
+			return nil, fmt.Errorf("%w: the last look said: %s", errMoved, err) // which is no rejection any more
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
 	}
 }
 
+// provisional reports whether err is a rejection of what the database was at one moment: somebody may just be granting a
+// right, moving a partition or restoring a schema. Such a one is final when a later look, with a snapshot of its own, says
+// the same. A refused login is looked at elsewhere.
+func provisional(err error) bool {
+	r, rejected := contracts.AsRejection(err)
+	return rejected && r.Code != contracts.DatabaseDenied && r.Code != contracts.InvalidTenant
+}
+
+// confirms reports whether the rejection err says what the one before it said: the same code, of at least one relation
+// that both name.
+func confirms(before, err error) bool {
+	first, ok := contracts.AsRejection(before)
+	second, _ := contracts.AsRejection(err)
+	if !ok || first.Code != second.Code {
+		return false
+	}
+	a, _ := errors.AsType[refused](before)
+	b, _ := errors.AsType[refused](err)
+	return len(a.names) == 0 || slices.ContainsFunc(a.names, func(name string) bool { return slices.Contains(b.names, name) })
+}
+
 // open is one try. What it leaves behind when it fails is closed by the caller.
 func (s *Snapshot) open() (err error) {
-	e, ctx := s.exporter, s.ctx
+	ctx := s.ctx
 	span := s.ask("connect")
 	s.holder, err = s.server.connect(ctx, sessionName(s.attempt))
 	endSpan(span, err)
@@ -86,8 +134,8 @@ func (s *Snapshot) open() (err error) {
 	if s.attempt.Request.Wants(contracts.Tables) {
 		return s.openTables()
 	}
-	if err := exec(ctx, s.holder, begin+e.settings()); err != nil {
-		return failed(ctx, err, "begin to look for older sessions of the job")
+	if err := s.beginLook(); err != nil {
+		return err
 	}
 	if err := evict(ctx, s.holder, s.attempt); err != nil {
 		return err
@@ -128,7 +176,7 @@ func (s *Snapshot) openTables() error {
 		return err
 	}
 	if !before.equal(after) {
-		return errMoved
+		return errMoved // a table that is not locked, or one that is not what it was
 	}
 	// From here on the tables can be neither truncated nor rewritten, dropped or renamed, and everything that
 	// is read within this snapshot is of one instant.
@@ -176,13 +224,32 @@ func (s *Snapshot) list() (*catalog, error) {
 	return c, nil
 }
 
+// holderWait is how long the first transaction may take to begin. A pooler keeps a session waiting that long when all
+// of its connections to the server are in use.
+const holderWait = time.Minute
+
+// beginLook begins the first transaction, and learns which of the optional settings the server takes.
+func (s *Snapshot) beginLook() (err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, holderWait)
+	defer cancel()
+	err = beginWith(ctx, s.holder, s.exporter.settings(), func(before string) error { return exec(ctx, s.holder, before) })
+	if err != nil {
+		return noAnswer(s.ctx, ctx, failed(ctx, err, "begin to look at the database"))
+	}
+	s.optional, err = trySettings(s.ctx, s.holder, optionalSettings)
+	return err
+}
+
+// settings are those of each transaction, with the optional ones that the server takes.
+func (s *Snapshot) settings() string { return s.exporter.settings() + s.optional }
+
 // look ends what older attempts have left, and lists and checks the schema, in a transaction that is over when it
 // returns.
 func (s *Snapshot) look() (_ *catalog, err error) {
 	ctx, span := s.ctx, s.ask("look at tables")
 	defer func() { endSpan(span, err) }()
-	if err := exec(ctx, s.holder, begin+s.exporter.settings()); err != nil {
-		return nil, failed(ctx, err, "begin to look at the tables")
+	if err := s.beginLook(); err != nil {
+		return nil, err
 	}
 	if err := evict(ctx, s.holder, s.attempt); err != nil {
 		return nil, err
@@ -194,11 +261,21 @@ func (s *Snapshot) look() (_ *catalog, err error) {
 	if err != nil {
 		return nil, err
 	}
+	c.leave(func(r *relation) bool { return r.gone })
 	results, err := s.holder.PgConn().Exec(ctx, "SELECT pg_is_in_recovery(); COMMIT").ReadAll()
 	if err != nil {
 		return nil, failed(ctx, err, "look at the tables")
 	}
-	return c, c.check(string(results[0].Rows[0][0]) == "t")
+	if err := c.check(string(results[0].Rows[0][0]) == "t"); err != nil {
+		return nil, err
+	}
+	for _, r := range c.relations {
+		s.seen[r.oid] = true
+	}
+	if s.known != nil {
+		c.leave(func(r *relation) bool { return !s.known[r.oid] })
+	}
+	return c, nil
 }
 
 // origin is what the server says of itself and of the instant that was taken.
@@ -216,12 +293,12 @@ const lockCapacity = `current_setting('max_locks_per_transaction')::int8 *
 // exports it. Nothing in it may look at a table or a catalog before the locks are held.
 func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 	ctx := s.ctx
-	start := begin + s.exporter.settings()
-	if c == nil {
-		err = failed(ctx, exec(ctx, s.holder, start), "begin the snapshot")
-	} else {
-		err = s.lock(c, start)
-	}
+	err = beginWith(ctx, s.holder, s.settings(), func(before string) error {
+		if c == nil {
+			return failed(ctx, exec(ctx, s.holder, before), "begin the snapshot")
+		}
+		return s.lock(c, before)
+	})
 	if err != nil {
 		return o, err
 	}
@@ -239,7 +316,7 @@ func (s *Snapshot) begin(c *catalog) (o origin, err error) {
 		o.cut.chunkBytes = s.exporter.cfg.ChunkBytes
 	}
 	s.taken.At, s.taken.XID, s.taken.Standby = s.taken.At.UTC(), s.instant.XID, s.instant.Standby
-	return o, s.server.taken(slot)
+	return o, s.server.taken(ctx, s.holder, slot)
 }
 
 // lock begins the transaction of the snapshot, and locks the tables of c.
@@ -333,13 +410,29 @@ func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) (err erro
 	return err
 }
 
-func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []*relation) (*pgx.Conn, error) {
+// siblingWait is how long a sibling may take to join the snapshot. A pooler with fewer connections than we want keeps it
+// waiting for one that is the holder's, until the job has ended: so the job does without it.
+const siblingWait = 5 * time.Second
+
+// joinSnapshot opens a session in the snapshot.
+func (s *Snapshot) joinSnapshot(parent context.Context, id string) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(parent, siblingWait)
+	defer cancel()
 	conn, err := s.server.connect(ctx, sessionName(s.attempt))
 	if err != nil {
-		return nil, err
+		return nil, noAnswer(parent, ctx, err)
 	}
-	if err := exec(ctx, conn, begin+"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.exporter.settings()); err != nil {
-		return conn, failed(ctx, err, "join the snapshot")
+	err = beginWith(ctx, conn, "SET TRANSACTION SNAPSHOT '"+id+"'; "+s.settings(), func(before string) error { return exec(ctx, conn, before) })
+	if err != nil {
+		return conn, noAnswer(parent, ctx, failed(ctx, err, "join the snapshot"))
+	}
+	return conn, nil
+}
+
+func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []*relation) (*pgx.Conn, error) {
+	conn, err := s.joinSnapshot(ctx, id)
+	if err != nil {
+		return conn, err
 	}
 	var here instant
 	var slot *int32
@@ -349,10 +442,13 @@ func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []
 	if !here.equal(s.instant) {
 		return conn, errors.New("join the snapshot: a connection to the same address led to another server")
 	}
-	if err := s.server.taken(slot); err != nil {
+	if err := s.server.taken(ctx, conn, slot); err != nil {
 		return conn, err
 	}
 	if err := lockTables(ctx, conn, "", schema, tables, " NOWAIT"); err != nil {
+		if sqlstate(err) == lockNotAvailable && s.tries >= openTries {
+			return conn, busy{errors.New("somebody always waits to alter a table: read with fewer connections")}
+		}
 		if sqlstate(err) == lockNotAvailable {
 			return conn, fmt.Errorf("%w: somebody waits to alter one", errMoved)
 		}

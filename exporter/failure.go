@@ -2,12 +2,16 @@ package exporter
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -42,6 +46,10 @@ const (
 	undefinedDatabase     = "3D000"
 	dataCorrupted         = "XX001"
 	indexCorrupted        = "XX002"
+	queryCanceled         = "57014"
+	featureNotSupported   = "0A000"
+	protocolViolation     = "08P01"
+	internalError         = "XX000"
 	badEncoding           = "22021"
 	untranslatable        = "22P05"
 )
@@ -126,31 +134,136 @@ func failed(ctx context.Context, err error, format string, args ...any) error {
 		return fmt.Errorf("%w: %s", err, standbyRemedy)
 	case strings.HasPrefix(code, "28"), code == undefinedDatabase:
 		return &contracts.Rejection{Code: contracts.DatabaseDenied, Err: err}
-	case code == dataCorrupted, code == indexCorrupted, code == badEncoding, code == untranslatable:
+	case code == dataCorrupted, code == indexCorrupted:
 		return &contracts.Rejection{Code: contracts.DataCorrupted, Err: err}
+	case code == badEncoding, code == untranslatable:
+		return &contracts.Rejection{Code: contracts.EncodingInvalid, Err: fmt.Errorf("%w: a value or a name is not valid UTF-8", err)}
+	case isTooLarge(err):
+		return &contracts.Rejection{Code: contracts.ValueTooLarge, Err: err}
+	case isPoolFull(err):
+		return busy{err}
 	}
 	return err
+}
+
+// inEncoding names the database's encoding where a value or a name is not UTF-8.
+func inEncoding(conn *pgx.Conn, err error) error {
+	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.EncodingInvalid {
+		return &contracts.Rejection{Code: r.Code, Err: fmt.Errorf("%w, in a database of encoding %s", r.Err, conn.PgConn().ParameterStatus("server_encoding"))}
+	}
+	return err
+}
+
+// tooLarge is the message for a row that exceeds a limit of PostgreSQL's. Its own, "out of memory", means one buffer.
+const tooLarge = "a row or a value is larger than PostgreSQL can send"
+
+// tooLargeAllocation begins the message of an allocation beyond the limit of 1 GB. It has the code of internal errors.
+const tooLargeAllocation = "invalid memory alloc request size"
+
+// isTooLarge reports whether a limit of the program was met, which a retry meets again.
+func isTooLarge(err error) bool {
+	e, ok := errors.AsType[*serverError](err)
+	return ok && (strings.HasPrefix(e.code, "54") || e.code == internalError && e.message == tooLarge)
+}
+
+// poolFull are parts of the messages with which poolers (PgBouncer, PgCat, Supavisor) refuse or end a session because
+// all of their connections are in use. Their codes mean other things, too.
+var poolFull = []string{
+	"query_wait_timeout", "max_client_conn", "client_login_timeout", "no more connections allowed",
+	"unable to check out", "Max client connections reached", "could not get connection from the pool",
+}
+
+// isPoolFull reports whether a pooler has no connection for us now.
+func isPoolFull(err error) bool {
+	e, ok := errors.AsType[*serverError](err)
+	return ok && (e.code == protocolViolation || e.code == internalError || strings.HasPrefix(e.code, "58")) &&
+		slices.ContainsFunc(poolFull, func(part string) bool { return strings.Contains(e.message, part) })
+}
+
+// noAnswer makes a failure within ctx, a bound of its own within parent, one of a database without room: the server, or
+// a pooler in front of it, has taken the session and not answered it in time.
+func noAnswer(parent, ctx context.Context, err error) error {
+	if parent.Err() != nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) || isBusy(err) {
+		return err
+	}
+	if _, rejected := contracts.AsRejection(err); rejected {
+		return err
+	}
+	return busy{fmt.Errorf("no answer in time: the database, or a pooler in front of it, has no free connection (%w)", err)}
 }
 
 func withoutSecrets(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		told := &serverError{code: e.Code}
+		if strings.HasPrefix(e.Code, "54") && e.Message == "out of memory" || e.Code == internalError && strings.HasPrefix(e.Message, tooLargeAllocation) {
+			told.message = tooLarge
+			return told
+		}
 		raised := e.Routine == "exec_stmt_raise" // by a function, with whatever code and words it likes
 		if class := e.Code[:min(2, len(e.Code))]; !raised && class != "22" && class != "23" && class != "P0" && class != "28" {
 			told.message = e.Message
 		}
 		return told
 	}
-	if e, ok := errors.AsType[*net.OpError](err); ok {
-		return &net.OpError{Op: e.Op, Err: e.Err}
-	}
+	return withoutAddress(err)
+}
+
+// withoutAddress keeps of an error of the network what names no host, address, port or login.
+func withoutAddress(err error) error {
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		return &net.OpError{Op: "look up the database's host", Err: errors.New(e.Err)}
 	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		for cause := err; cause != nil; cause = errors.Unwrap(cause) {
-			err = cause // the innermost error knows neither host nor user
+	if told := certificateError(err); told != nil {
+		return told
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		if _, address := errors.AsType[*net.AddrError](e.Err); address {
+			return &net.OpError{Op: e.Op, Err: errors.New("the database's address is not valid")}
 		}
+		if system, ok := errors.AsType[*os.SyscallError](e.Err); ok {
+			return &net.OpError{Op: e.Op, Err: system}
+		}
+		return &net.OpError{Op: e.Op, Err: innermost(e.Err)}
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return innermost(err)
 	}
 	return err
+}
+
+// certificateError says what is wrong with the server's certificate, or returns nil. The library's texts name the host
+// and the names in the certificate.
+func certificateError(err error) error {
+	what := ""
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		what = "it is signed by an authority that is not known here: check sslrootcert"
+	} else if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		what = "it is for another host than the one that is connected to"
+	} else if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		what = "it cannot be verified"
+		if e.Reason == x509.Expired {
+			what = "it has expired, or is not valid yet"
+		}
+	} else if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		what = "it cannot be verified"
+	} else {
+		return nil
+	}
+	return errors.New("the server's certificate is refused: " + what)
+}
+
+// innermost is the last cause of an error, of the last one where there are several: it knows neither host nor user.
+func innermost(err error) error {
+	for {
+		var causes []error
+		if several, ok := err.(interface{ Unwrap() []error }); ok {
+			causes = several.Unwrap()
+		} else if cause := errors.Unwrap(err); cause != nil {
+			causes = []error{cause}
+		}
+		if len(causes) == 0 {
+			return err
+		}
+		err = causes[len(causes)-1]
+	}
 }

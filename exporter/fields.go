@@ -129,17 +129,17 @@ func wayOf(format contracts.Format, fields []field, r *relation, toast int64) wa
 // checkJSON refuses what JSON cannot be made of without running functions of a tenant's, with our rights to all
 // tenants' tables.
 func checkJSON(tables []*table) error {
-	var refused []string
+	var names []string
 	for _, t := range tables {
 		code := slices.ContainsFunc(t.chunks, func(c chunk) bool { return c.plain })
 		if slices.ContainsFunc(t.fields, func(f field) bool { return f.foreign || code && !f.native }) {
-			refused = append(refused, t.Name)
+			names = append(names, t.Name)
 		}
 	}
-	if len(refused) == 0 {
+	if len(names) == 0 {
 		return nil
 	}
-	return contracts.Reject(contracts.FormatImpossible, "%s would run functions of its owner", list(refused))
+	return refuse(contracts.FormatImpossible, names, "%s would run functions of its owner", list(names))
 }
 
 // selected is the list of columns of a query, or names of a COPY without one.

@@ -149,6 +149,9 @@ func (tn *tenant) tryOpen(ctx context.Context, cfg Config) (*Snapshot, error) {
 	if _, measured := tn.t.(*testing.B); cfg.ChunkBytes == 0 && !measured {
 		cfg.ChunkBytes = 4 << 10
 	}
+	if cfg.SecondLook == 0 {
+		cfg.SecondLook = 10 * time.Millisecond
+	}
 	return New(tn.db, nil, cfg).Open(ctx, attempt(tn.schema))
 }
 

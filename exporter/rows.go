@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"unicode/utf8"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -15,14 +16,21 @@ type lines struct {
 	w    io.Writer
 	out  []byte
 	rows int64
+	json string // the table, where the rows are JSON, which has to be UTF-8: a server of that encoding does not check
 }
 
 // linesBytes is how much is compressed at once.
 const linesBytes = 64 << 10
 
-func (l *lines) end() error {
-	_, err := l.w.Write(l.out)
-	l.out = l.out[:0]
+func (l *lines) end() error { return l.flush(len(l.out)) }
+
+// flush passes on the first n bytes of out.
+func (l *lines) flush(n int) error {
+	if l.json != "" && !utf8.Valid(l.out[:n]) {
+		return contracts.Reject(contracts.EncodingInvalid, "table %q holds a value that is not valid UTF-8, which JSON cannot hold", l.json)
+	}
+	_, err := l.w.Write(l.out[:n])
+	l.out = l.out[:copy(l.out, l.out[n:])]
 	return err
 }
 
@@ -36,7 +44,23 @@ func (l *lines) spill() error {
 	if len(l.out) < linesBytes {
 		return nil
 	}
-	return l.end()
+	if l.json == "" {
+		return l.end()
+	}
+	return l.flush(wholeRunes(l.out))
+}
+
+// wholeRunes is the length of p without the beginning of a character at its end, whose rest comes with the next piece.
+func wholeRunes(p []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
+		if start := len(p) - n; utf8.RuneStart(p[start]) {
+			if !utf8.FullRune(p[start:]) {
+				return start
+			}
+			break
+		}
+	}
+	return len(p)
 }
 
 // verbatim is the sink of rows that the server has written as they are to be.

@@ -1,9 +1,11 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -27,7 +29,9 @@ func (s *server) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	if c.RuntimeParams == nil {
 		c.RuntimeParams = map[string]string{}
 	}
-	c.RuntimeParams["application_name"] = name
+	// Start-up parameters that every pooler knows and tracks. The server reads each later statement, with the names of
+	// tables in it, as UTF-8, whatever the role, the database, the URL or the environment say of client_encoding.
+	c.RuntimeParams["application_name"], c.RuntimeParams["client_encoding"] = name, "UTF8"
 	keep := tap(c)
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	c.Tracer, c.OnNotice, c.OnNotification = nil, nil, nil
@@ -47,49 +51,66 @@ func (s *server) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 		return nil, failed(ctx, err, "connect to the database")
 	}
 	keep(conn)
-	if err := settle(ctx, conn); err != nil {
-		disconnect(conn)
-		return nil, failed(ctx, err, "prepare a database session")
-	}
 	return conn, nil
 }
 
-// optional settings of the session, outside of a transaction because some servers refuse them: a system that cannot
-// watch a socket. A name that is newer than the server is left out.
-var optional = []string{
-	"('statement_timeout', '0')",
-	"('restrict_nonsystem_relation_kind', 'view,foreign-table')", // no tenant's view runs code as us
-	"('client_connection_check_interval', '10s')",                // a COPY ends soon after we do
-	"('transaction_timeout', '0')",
+// setting is a server setting and the value that we want.
+type setting struct{ name, value string }
+
+// optionalSettings are those that some servers do not know or refuse: a system that cannot watch a socket.
+var optionalSettings = []setting{
+	{"restrict_nonsystem_relation_kind", "view,foreign-table"}, // no tenant's view runs code as us
+	{"client_connection_check_interval", "10s"},                // a COPY ends soon after we do
+	{"transaction_timeout", "0"},
 }
 
-// settle makes the optional settings in one round trip. Where the server refuses one of them, each is made alone.
-func settle(ctx context.Context, conn *pgx.Conn) error {
-	set := func(values ...string) error {
-		// No search_path is set yet, and whose it is nobody knows: every name is a whole one.
-		return exec(ctx, conn, "SELECT pg_catalog.set_config(name, value, false) FROM (VALUES "+strings.Join(values, ", ")+
-			") AS wanted (name, value) WHERE pg_catalog.current_setting(name, true) IS NOT NULL")
+// trySettings makes the settings that the server knows and allows, for the transaction that conn is in, and returns them
+// as statements for later transactions. Nothing may be left in the session after the transaction: behind a pooler in
+// transaction mode the next transaction of that session is another client's.
+func trySettings(ctx context.Context, conn *pgx.Conn, settings []setting) (accepted string, err error) {
+	values := make([]string, len(settings))
+	for i, s := range settings {
+		values[i] = "('" + s.name + "', '" + s.value + "')"
 	}
-	err := set(optional...)
-	if sqlstate(err) == "" {
-		return err
-	}
-	for _, o := range optional {
-		if err := set(o); err != nil && sqlstate(err) == "" {
-			return err
+	results, err := conn.PgConn().Exec(ctx, "SAVEPOINT settings; SELECT name, pg_catalog.set_config(name, value, true) FROM (VALUES "+strings.Join(values, ", ")+
+		") AS wanted (name, value) WHERE pg_catalog.current_setting(name, true) IS NOT NULL; RELEASE settings").ReadAll()
+	switch {
+	case err == nil && len(results) == 3:
+		for _, row := range results[1].Rows {
+			for _, s := range settings {
+				if s.name == string(row[0]) {
+					accepted += "; SET LOCAL " + s.name + " = '" + s.value + "'"
+				}
+			}
 		}
+		return accepted, nil
+	case sqlstate(err) == "":
+		return "", failed(ctx, cmp.Or(err, errors.New("a savepoint without an answer")), "prepare a database transaction")
 	}
-	return nil
+	if err := exec(ctx, conn, "ROLLBACK TO settings; RELEASE settings"); err != nil {
+		return "", failed(ctx, err, "prepare a database transaction")
+	}
+	if len(settings) == 1 {
+		return "", nil // refused
+	}
+	for _, s := range settings {
+		one, err := trySettings(ctx, conn, []setting{s})
+		if err != nil {
+			return "", err
+		}
+		accepted += one
+	}
+	return accepted, nil
 }
 
 // settings of each transaction, so that no default of a role, a database or a server changes a byte. They
 // are local to the transaction, which is as far as a pooler lets one rely on a session.
 func (e *Exporter) settings() string {
-	return `SET LOCAL search_path = ''; SET LOCAL row_security = off; SET LOCAL client_encoding = 'UTF8';
+	return `SET LOCAL statement_timeout = 0; SET LOCAL search_path = ''; SET LOCAL row_security = off; SET LOCAL client_encoding = 'UTF8';
 SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL TimeZone = 'UTC';
 SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex'; SET LOCAL xmlbinary = 'base64';
 SET LOCAL lc_monetary = 'C'; SET LOCAL quote_all_identifiers = off; SET LOCAL standard_conforming_strings = on;
-SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL lock_timeout = ` + strconv.FormatInt(max(1, e.cfg.LockTimeout.Milliseconds()), 10) + `;
 SET LOCAL synchronize_seqscans = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_tidscan = on;
 SET LOCAL constraint_exclusion = off;
@@ -97,6 +118,22 @@ SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0`
 }
 
 const begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+
+// beginTries is how often a transaction is begun under a statement_timeout that is shorter than that takes.
+const beginTries = 50
+
+// beginWith runs the statements that begin a transaction with these settings. A statement_timeout of the role or the
+// database applies until the first SET LOCAL: where it ends them, the timeout is taken off in a message of its own.
+func beginWith(ctx context.Context, conn *pgx.Conn, settings string, run func(before string) error) error {
+	err := run(begin + settings)
+	for try := 0; sqlstate(err) == queryCanceled && ctx.Err() == nil && try < beginTries; try++ {
+		exec(ctx, conn, "ROLLBACK") // what fails here fails again below
+		if err = exec(ctx, conn, begin+"SET LOCAL statement_timeout = 0"); err == nil {
+			err = run(settings)
+		}
+	}
+	return err
+}
 
 // exec runs statements that return nothing of interest.
 func exec(ctx context.Context, conn *pgx.Conn, sql string) error {

@@ -21,7 +21,7 @@ import (
 // largest one. A replica and its primary are two servers, with a share each.
 
 // slotClass is the first key of each slot's advisory lock, "snap" in ASCII; the second is its number, from 1.
-// Other programs that use the database must not lock pairs of this class.
+// Other programs that use the database should not lock pairs of this class; those of other roles are not counted.
 const slotClass = 0x736e6170
 
 // slotColumn is a column of a query that takes a free slot, for as long as the transaction lasts: its number, 0 when
@@ -30,19 +30,54 @@ func (s *server) slotColumn() string {
 	if s.share < 0 {
 		return "0"
 	}
-	return fmt.Sprintf("(SELECT n FROM generate_series(1, %d) n WHERE pg_try_advisory_xact_lock(%d, n) LIMIT 1)", s.share, slotClass)
+	return freeSlot(1, int64(s.share))
 }
 
-// taken says what became of a slotColumn.
-func (s *server) taken(slot *int32) error {
-	if slot == nil {
-		to := "this database"
-		if s.replica {
-			to += "'s replica"
-		}
-		return busy{fmt.Errorf("all %d connections that the fleet may have to %s are in use", s.share, to)}
+// freeSlot takes a free slot with one of these numbers.
+func freeSlot(from, to int64) string {
+	return fmt.Sprintf("(SELECT n FROM generate_series(%d, %d) n WHERE pg_try_advisory_xact_lock(%d, n::int4) LIMIT 1)::int4", from, to, slotClass)
+}
+
+// taken says what became of a slotColumn. It takes a slot beyond the share where other roles hold locks of its numbers.
+func (s *server) taken(ctx context.Context, conn *pgx.Conn, slot *int32) error {
+	if slot != nil {
+		return nil
 	}
-	return nil
+	free, others, err := s.slotBeyond(ctx, conn)
+	if err != nil {
+		return failed(ctx, err, "take one of the fleet's connections to the database")
+	}
+	if free {
+		return nil
+	}
+	to := "this database"
+	if s.replica {
+		to += "'s replica"
+	}
+	what := fmt.Errorf("all %d connections that the fleet may have to %s are in use", s.share, to)
+	if len(others) > 0 {
+		what = fmt.Errorf("%w; besides, other roles hold advisory locks of the fleet's class %d: %s", what, slotClass, firstOf(others))
+	}
+	return busy{what}
+}
+
+// slotBeyond takes a slot with a number above the share, in the transaction that conn is in, if sessions of other roles hold
+// locks that would otherwise be the fleet's slots. Anybody who can log in may lock any number, so only the locks of our own
+// role count. While others take and leave numbers, the fleet may have as many sessions too many as they have locks.
+func (s *server) slotBeyond(ctx context.Context, conn *pgx.Conn) (free bool, others []string, err error) {
+	var ours, theirs int64
+	err = conn.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FILTER (WHERE ours), count(*) FILTER (WHERE NOT ours),
+			coalesce(array_agg(DISTINCT role) FILTER (WHERE NOT ours), '{}')
+		FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+			CROSS JOIN LATERAL (SELECT coalesce(a.usename = current_user, false) AS ours, coalesce(quote_ident(a.usename), 'unknown') AS role) holder
+		WHERE l.locktype = 'advisory' AND l.classid = %d AND l.objsubid = 2 AND l.granted
+			AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`, slotClass)).Scan(&ours, &theirs, &others)
+	if err != nil || theirs == 0 || ours >= int64(s.share) {
+		return false, others, err
+	}
+	var slot *int32
+	err = conn.QueryRow(ctx, "SELECT "+freeSlot(int64(s.share)+1, int64(s.share)+theirs+ours+1)).Scan(&slot)
+	return slot != nil, others, err
 }
 
 // takeSlot takes a slot where nothing else is asked.
@@ -51,7 +86,7 @@ func (s *server) takeSlot(ctx context.Context, conn *pgx.Conn) error {
 	if err := conn.QueryRow(ctx, "SELECT "+s.slotColumn()).Scan(&slot); err != nil {
 		return failed(ctx, err, "take one of the fleet's connections to the database")
 	}
-	return s.taken(slot)
+	return s.taken(ctx, conn, slot)
 }
 
 // busy says that the database has no room for one more session now. That is nobody's fault: wait, and try again.

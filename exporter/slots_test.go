@@ -158,6 +158,26 @@ func TestSlotIsTheTransactions(t *testing.T) {
 	}
 }
 
+// TestLocksOfOtherRoles: whoever may log in may lock the numbers of the slots. That takes nothing from the fleet.
+func TestLocksOfOtherRoles(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1)")
+	tn.as(grantAll)
+	tn.exec(fmt.Sprintf("SELECT count(pg_advisory_lock(%d, n)) FROM generate_series(1, 25) n", slotClass))
+	cfg := Config{Connections: 2, FleetConnections: 3, ChunkBytes: 1}
+	s := tn.open(cfg)
+	if len(s.siblings) != 2 {
+		t.Errorf("%d siblings beside locks of others", len(s.siblings))
+	}
+	_, err := New(tn.db, nil, cfg).Open(t.Context(), job(2))
+	if !isWaiting(err) || !strings.Contains(err.Error(), "all 3 connections") || !strings.Contains(err.Error(), "postgres") {
+		t.Errorf("a fourth session: %v", err)
+	}
+	if files := write(t, s.Tables(), 0); files[0].rows != 1 {
+		t.Errorf("%d rows", files[0].rows)
+	}
+}
+
 // TestNoShare: whoever wants no bound has none.
 func TestNoShare(t *testing.T) {
 	t.Parallel()

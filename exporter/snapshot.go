@@ -21,7 +21,13 @@ type Snapshot struct {
 	exporter *Exporter
 	server   *server // nil: none is asked any more
 	attempt  contracts.Attempt
-	tries    int // that it took to open it
+	tries    int    // that it took to open it
+	optional string // settings that not every server takes, as statements
+
+	// Relations that the last try saw, nil at the first, and that this one sees. Tables that others make and drop all the
+	// time are often gone before they can be locked: so a later try locks only what the one before it saw, too. That is
+	// enough as soon as the snapshot has no others.
+	known, seen map[uint32]bool
 
 	// ctx ends when the snapshot is closed or lost, with the cause.
 	ctx    context.Context

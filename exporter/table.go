@@ -25,6 +25,7 @@ type table struct {
 	fields []field
 	after  string // ends a row
 	null   string // stands for NULL
+	json   bool
 }
 
 // chunk is what one COPY reads: a range of pages of one relation.
@@ -164,7 +165,7 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 		}
 		t.fields, t.after = fieldsOf(columns, format)
 		if format == contracts.JSONL {
-			t.null = "null"
+			t.null, t.json = "null", true
 		}
 		if r.kind == "p" {
 			t.Partitions = len(all)
@@ -224,17 +225,23 @@ type reader struct {
 func (r *reader) copy(ctx context.Context, c chunk, w io.Writer) (done copied, err error) {
 	r.deflate.reset(w)
 	r.lines = lines{w: r.deflate, out: r.lines.out[:0]}
+	if c.table.json {
+		r.lines.json = c.table.Name
+	}
 	tag, same, err := r.receive(ctx, c)
 	if err != nil {
-		silent := sqlstate(err) == "" && ctx.Err() == nil
-		err = failed(ctx, err, "copy table %q", c.table.Name)
+		if cause := context.Cause(ctx); cause != nil {
+			return done, cause // another table's failure, or the end of the job: not of this table
+		}
+		silent := sqlstate(err) == ""
+		err = inEncoding(r.conn, failed(ctx, err, "copy table %q", c.table.Name))
 		if r.standby && silent { // who is ended while it waits for us to read cannot say why
 			err = fmt.Errorf("%w: perhaps %s", err, standbyRemedy)
 		}
 		return done, err
 	}
 	if err := r.lines.end(); err != nil {
-		return done, err
+		return done, inEncoding(r.conn, err)
 	}
 	if done.rows = tag.RowsAffected(); done.rows != r.lines.rows {
 		return done, fmt.Errorf("copy table %q: the server says that it sent %d rows, and %d came", c.table.Name, done.rows, r.lines.rows)

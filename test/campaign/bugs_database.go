@@ -19,18 +19,18 @@ var databaseBugs = []bug{
 		`^TestSmallTenant$`,
 	},
 	{
-		"settings by whatever is called so", "exporter/session.go",
-		`SELECT pg_catalog.set_config(`, `SELECT set_config(`,
-		`^TestTenantsCodeDoesNotRun$`,
+		"settings left in the session", "exporter/session.go",
+		`set_config(name, value, true)`, `set_config(name, value, false)`,
+		`^TestTransactionPooler$`,
 	},
 	{
 		"siblings not on the snapshot", "exporter/exporter.go",
-		`begin+"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.exporter.settings()`, `begin+s.exporter.settings()`,
+		`"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.settings()`, `s.settings()`,
 		`^TestOneInstant$`,
 	},
 	{
 		"siblings on instants of their own", "exporter/exporter.go",
-		`if err := s.server.taken(slot); err != nil {`, `if err := exec(ctx, conn, "COMMIT; "+begin+s.exporter.settings()); err != nil {`,
+		`if err := s.server.taken(ctx, conn, slot); err != nil {`, `if err := exec(ctx, conn, "COMMIT; "+begin+s.exporter.settings()); err != nil {`,
 		`^TestOneInstant$`,
 	},
 	{
@@ -147,6 +147,26 @@ var databaseBugs = []bug{
 		"slot of the session", "exporter/slots.go",
 		`pg_try_advisory_xact_lock(`, `pg_try_advisory_lock(`,
 		`^TestSlotIsTheTransactions$`,
+	},
+	{
+		"slots counted that other roles hold", "exporter/slots.go",
+		`a.usename = current_user`, `true`,
+		`^TestLocksOfOtherRoles$`,
+	},
+	{
+		"refusal at first sight", "exporter/exporter.go",
+		`if confirms(before, err) {`, `if err != nil {`,
+		`^TestRefusalIsLookedAtAgain$`,
+	},
+	{
+		"names in the role's encoding", "exporter/session.go",
+		`c.RuntimeParams["client_encoding"] = name, "UTF8"`, `c.RuntimeParams["geqo"] = name, "on"`,
+		`^TestNamesInEveryEncoding$`,
+	},
+	{
+		"JSON that is not UTF-8", "exporter/rows.go",
+		`if l.json != "" && !utf8.Valid(`, `if l.json == "?" && !utf8.Valid(`,
+		`^TestBytesThatAreNotUTF8$`,
 	},
 	{
 		"siblings without a slot", "exporter/exporter.go",

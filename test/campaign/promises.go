@@ -41,8 +41,17 @@ var promises = []promise{
 	}}},
 	{"I6", []bug{{
 		"instants of their own", "exporter/exporter.go",
-		`begin+"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.exporter.settings()); err != nil {
-		return conn, failed(ctx, err, "join the snapshot")
+		`"SET TRANSACTION SNAPSHOT '"+id+"'; "+s.settings(), func(before string) error { return exec(ctx, conn, before) })
+	if err != nil {
+		return conn, noAnswer(parent, ctx, failed(ctx, err, "join the snapshot"))
+	}
+	return conn, nil
+}
+
+func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []*relation) (*pgx.Conn, error) {
+	conn, err := s.joinSnapshot(ctx, id)
+	if err != nil {
+		return conn, err
 	}
 	var here instant
 	var slot *int32
@@ -50,8 +59,17 @@ var promises = []promise{
 		return conn, failed(ctx, err, "join the snapshot")
 	}
 	if !here.equal(s.instant) {`,
-		`begin+"SELECT pg_sleep(0.5); ROLLBACK; "+begin+s.exporter.settings()); err != nil {
-		return conn, failed(ctx, err, "join the snapshot")
+		`"SELECT pg_sleep(0.5); ROLLBACK; "+begin+s.settings(), func(before string) error { return exec(ctx, conn, before) })
+	if err != nil {
+		return conn, noAnswer(parent, ctx, failed(ctx, err, "join the snapshot"))
+	}
+	return conn, nil
+}
+
+func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []*relation) (*pgx.Conn, error) {
+	conn, err := s.joinSnapshot(ctx, id)
+	if err != nil {
+		return conn, err
 	}
 	var here instant
 	var slot *int32
