@@ -95,6 +95,9 @@ func againAfter(cfg Config) time.Duration {
 func (k checkup) after(found contracts.Check, of string) checkup {
 	k.Claimed, k.ClaimedBy = time.Time{}, ""
 	was, result := k.Checkup, found.Result()
+	if why := found.Failure(); why != nil && why.Code == contracts.EndpointNotAllowed {
+		result = contracts.CheckInconclusive // the workers' settings, or our record: no customer can have broken that
+	}
 	lead := was.At.Sub(found.At) // more than a check takes: the other worker's clock is wrong, and its check is over
 	switch {
 	case lead > 0 && lead < checkTime:

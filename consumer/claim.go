@@ -46,6 +46,9 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 	}()
 	for {
 		r, rev, err := c.records.get(ctx, key)
+		if delay, barred := c.barred(ctx, m, req, r, err); barred {
+			return nil, fate{end: later, delay: delay}
+		}
 		var t turn
 		if errors.Is(err, errNoCell) && isRun(m.Subject()) {
 			decided, f, ok := c.turnOf(ctx, req, table)
@@ -72,9 +75,9 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 			}
 			next, kind = made, claimFirst
 		case errors.Is(err, errForeignVersion):
-			return nil, c.postpone(err, c.cfg.Observe)
+			return nil, c.postpone(ctx, err, c.cfg.Observe)
 		case err != nil:
-			return nil, c.postpone(err, c.cfg.RetryBase)
+			return nil, c.postpone(ctx, err, c.cfg.RetryBase)
 		case r.Digest != "" && r.Digest != req.Digest():
 			return nil, c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before, with other content", req.Job, req.Tenant))
 		case r.State.ended():
@@ -95,7 +98,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 		}
 		if !next.skipped() { // which leaves nothing behind
 			if err := c.records.Put(ctx, sweepKey(req.Tenant, req.Job), []byte("{}")); err != nil {
-				return nil, c.postpone(fmt.Errorf("mark the job for the janitor: %w", err), c.cfg.RetryBase)
+				return nil, c.postpone(ctx, fmt.Errorf("mark the job for the janitor: %w", err), c.cfg.RetryBase)
 			}
 		}
 		next.Owner, next.Worker, next.NotBefore = nonce(), c.cfg.Worker, time.Time{}
@@ -113,7 +116,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 		case errors.Is(err, errSwapped):
 			continue // somebody was faster: look again
 		default:
-			return nil, c.postpone(err, c.cfg.RetryBase)
+			return nil, c.postpone(ctx, err, c.cfg.RetryBase)
 		}
 	}
 }
@@ -154,17 +157,22 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		}
 		return c.unlessEnded(ctx, m, r.givenUp(rejection))
 	} else if err != nil {
-		return r, c.postpone(err, c.cfg.RetryBase), false
+		return r, c.postpone(ctx, err, c.cfg.RetryBase), false
 	}
 	c.routes.aim(req.Tenant, destinationOf(a))
 	look, cancel := context.WithTimeout(ctx, c.cfg.Fence) // nobody holds the job yet, so not for long
 	defer cancel()
+	look, stop := c.whileStaying(look)
+	defer stop()
 	manifest, err := c.work.Delivered(look, a)
+	if _, faulty := contracts.AsWorkerFault(err); faulty {
+		err = nil // it was not looked: the attempt meets the fault again, and the record keeps it for people to see
+	}
 	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
 		c.routes.report(req.Tenant, unreachable(err) || look.Err() != nil)
 		// There is no record to count in, and the circuit is this worker's own: without the count of the whole fleet, each
 		// worker would find out anew, with a slot, that nothing answers.
-		return r, c.postpone(err, retryDelay(int(m.Delivered())-1, c.cfg)), false
+		return r, c.postpone(ctx, err, retryDelay(int(m.Delivered())-1, c.cfg)), false
 	}
 	if manifest == nil { // or we are not let in: the attempt meets the refusal again, and ends with an outcome
 		return c.unlessEnded(ctx, m, r)
@@ -187,7 +195,7 @@ func (c *Consumer) unlessEnded(ctx context.Context, m message, r record) (record
 	o, err := c.ledger.Outcome(ctx, r.Request.Tenant, r.Request.Job)
 	switch {
 	case err != nil:
-		return r, c.postpone(fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
+		return r, c.postpone(ctx, fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
 	case o != nil:
 		// Unless the record is not gone, but has come since we looked: another holder of the message was faster.
 		if _, _, err := c.records.get(ctx, recordKey(o.Tenant, o.Job)); !errors.Is(err, errNoCell) {
@@ -283,14 +291,14 @@ func (c *Consumer) attemptOf(ctx context.Context, r record) (contracts.Attempt, 
 	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID, Conflicts: r.Conflicts}, nil
 }
 
-// postpone lets the message come again; err is logged, because nobody else will tell.
-func (c *Consumer) postpone(err error, delay time.Duration) fate {
+// postpone lets the message come again; err is logged with the job, because nothing else tells it.
+func (c *Consumer) postpone(ctx context.Context, err error, delay time.Duration) fate {
 	if others, ok := c.delays.allow(time.Now()); ok {
-		line := c.cfg.Log.Warn().Err(err).Dur("delay", delay)
+		line := c.log(ctx).Warn().Err(err).Dur("delay", delay)
 		if others > 0 {
 			line = line.Int("others_not_logged", others)
 		}
-		line.Msg("cannot decide about a request now")
+		line.Msg("request postponed")
 	}
 	return fate{end: later, delay: delay}
 }

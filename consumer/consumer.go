@@ -76,6 +76,13 @@ type Config struct {
 	// their own. Default none: it is a label for each of them.
 	TenantMetrics int
 
+	// Probes try what this worker needs for itself, before it takes its first job and again and again. Default: nothing is
+	// tried, and a fault shows when a job meets it.
+	Probes []Probe
+	// Databases are the names of the databases that this worker reads, and Endpoints the S3 endpoints other than AWS that
+	// it may talk to. A worker that lacks what another worker of the fleet has is not ready. Default: nothing is compared.
+	Databases, Endpoints []string
+
 	// Domain is that of the JetStream that holds the streams. Default: the account's own.
 	Domain string
 	// Webhook is where outcomes and notices are posted. Default: nowhere.
@@ -173,6 +180,9 @@ type Consumer struct {
 
 	jobs      context.Context // what jobs run under; outlives Run's context by the grace period
 	interrupt context.CancelCauseFunc
+	leaving   context.Context // done soon after Run's context: for what another worker can do as well
+	leave     context.CancelCauseFunc
+	faults    *faults
 	broken    atomic.Pointer[error] // why the queue cannot be read, for Ready
 	connected func() bool
 	upcoming  func(context.Context) (map[string]time.Time, error) // each tenant's next scheduled snapshot; nil: there are none
@@ -219,6 +229,7 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	}
 	c := assemble(work, cfg, q, records{jobs, pieces}, between, outcomes, resolved{tenants})
 	c.connected, c.nc = nc.IsConnected, nc
+	rightsOf(nc)
 	if cfg.Webhook != nil {
 		if c.poster, err = openPoster(ctx, nc, js, cfg.Webhook, cfg.Log); err != nil {
 			return nil, err
@@ -241,13 +252,30 @@ func assemble(work Work, cfg Config, q queue, jobs records, fleet board, l ledge
 	c.routes = newCircuits(cfg, c.crowd.busy)
 	c.pauses = newPauses(cfg, c.meters.pausedNow)
 	c.jobs, c.interrupt = context.WithCancelCause(context.Background())
+	c.leaving, c.leave = context.WithCancelCause(context.Background())
+	c.faults = newFaults(cfg)
 	return c
 }
 
-// Ready reports whether this worker can take jobs.
+// Ready reports whether this worker can take jobs; the error says why not. A fault of the worker itself is a
+// [contracts.WorkerFault]. [Consumer.Degraded] are the faults in spite of which it is ready.
 func (c *Consumer) Ready() error {
 	if !c.connected() {
+		if c.nc != nil && c.nc.LastError() != nil {
+			return fmt.Errorf("not connected to NATS: %w", c.nc.LastError())
+		}
 		return errors.New("not connected to NATS")
+	}
+	if !c.faults.tried() {
+		return errors.New("the worker is still trying its logins and its AWS identity")
+	}
+	serious, _ := c.faults.list()
+	if len(serious) > 0 {
+		errs := make([]error, len(serious))
+		for i, f := range serious {
+			errs[i] = f
+		}
+		return errors.Join(errs...)
 	}
 	if err := c.broken.Load(); err != nil {
 		return *err
@@ -255,15 +283,40 @@ func (c *Consumer) Ready() error {
 	return nil
 }
 
+// Degraded are the faults of this worker that keep it from some jobs only, such as a login at one of several databases.
+func (c *Consumer) Degraded() []*contracts.WorkerFault {
+	_, partial := c.faults.list()
+	return partial
+}
+
 // Interrupt ends the grace period: jobs under way are given back now.
 func (c *Consumer) Interrupt() { c.interrupt(ErrShutdown) }
 
+// leaveTime is how long after the end of Run's context a worker goes on with what another worker can do as well: to
+// look into a bucket, to remove the uploads of a job that was given up.
+const leaveTime = 5 * time.Second
+
+// ErrClosed is why Run ends when the connection to NATS was closed for good: nothing opens it again.
+var ErrClosed = errors.New("the connection to NATS was closed")
+
 // Run works jobs off until ctx is done. Then it takes no more, lets those under way go on for the grace
 // period, gives back what is left, and returns nil: a broker that is away is waited for, and Ready says so.
-func (c *Consumer) Run(ctx context.Context) error {
+// A connection that is closed while ctx is not done ends it with [ErrClosed].
+func (c *Consumer) Run(ctx context.Context) (err error) {
 	defer c.interrupt(ErrShutdown)
 	defer c.unregister()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer c.whenClosed(ctx, end)()
+	defer func() {
+		if cause := context.Cause(ctx); errors.Is(cause, ErrClosed) {
+			err = cause
+		}
+	}()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(leaveTime, func() { c.leave(ErrShutdown) }) })()
 	var around sync.WaitGroup
+	around.Go(func() { c.probe(ctx) })
+	around.Go(func() { c.announceSettings(ctx) })
 	around.Go(func() { c.observe(ctx) })
 	around.Go(func() { c.hear(ctx) })
 	around.Go(func() { c.janitor(ctx) })
@@ -279,6 +332,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 
 	var busy sync.WaitGroup
+	select {
+	case <-c.faults.first: // a worker that cannot log in anywhere touches no job
+	case <-ctx.Done():
+	}
 	c.feed(ctx, &busy)
 
 	grace := time.AfterFunc(c.cfg.Grace, c.Interrupt)
@@ -322,6 +379,8 @@ func (c *Consumer) feed(ctx context.Context, busy *sync.WaitGroup) {
 		case <-ctx.Done():
 			return
 		}
+		// One message now and then all the same: a job whose deadline is over has to end, whoever is broken.
+		c.faults.wait(ctx, c.cfg.Observe/2)
 		m, err := c.queue.Next(ctx)
 		if ctx.Err() != nil {
 			if m != nil {

@@ -14,13 +14,14 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// Connect opens a connection with the settings that the protocol needs: it never gives up reconnecting, and it
-// never buffers what is sent while it is disconnected, because an ack or a heartbeat that fires minutes later
-// is a lie.
+// Connect opens a connection with the settings that the protocol needs: it never gives up reconnecting, also when the
+// server refuses the login for a while, and it never buffers what is sent while it is disconnected, because an ack or a
+// heartbeat that fires minutes later is a lie.
 func Connect(url string, opts ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect(url, append([]nats.Option{
 		nats.Name("snapfleet"),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // else two refused logins in a row close the connection for good
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
@@ -29,6 +30,7 @@ func Connect(url string, opts ...nats.Option) (*nats.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
+	rightsOf(nc)
 	return nc, nil
 }
 
@@ -220,15 +222,35 @@ func (b bucketCells) Get(ctx context.Context, key string) ([]byte, uint64, error
 	return e.Value(), e.Revision(), nil
 }
 
-func (b bucketCells) Create(ctx context.Context, key string, value []byte) (uint64, error) {
-	rev, err := b.kv.Create(ctx, key, value)
+func (b bucketCells) Create(ctx context.Context, key string, value []byte) (rev uint64, err error) {
+	err = b.permitted(ctx, key, func(ctx context.Context) (err error) {
+		rev, err = b.kv.Create(ctx, key, value)
+		return err
+	})
 	return rev, swapError(err)
 }
 
-func (b bucketCells) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	rev, err := b.kv.Update(ctx, key, value, revision)
+func (b bucketCells) Update(ctx context.Context, key string, value []byte, revision uint64) (rev uint64, err error) {
+	err = b.permitted(ctx, key, func(ctx context.Context) (err error) {
+		rev, err = b.kv.Update(ctx, key, value, revision)
+		return err
+	})
 	return rev, swapError(err)
 }
+
+// permitted writes, and returns a [NoRight] as soon as NATS says that this user may not: nobody answers then.
+func (b bucketCells) permitted(ctx context.Context, key string, write func(context.Context) error) error {
+	ctx, cancel := untilRefused(ctx, b.js.Conn(), errRefused, "$KV."+b.kv.Bucket()+"."+key)
+	defer cancel()
+	err := write(ctx)
+	if refusal, ok := AsNoRight(context.Cause(ctx)); ok && err != nil {
+		return refusal
+	}
+	return err
+}
+
+// errRefused is what a missing right is called where its subject says the rest.
+var errRefused = errors.New("refused")
 
 // swapError recognises a lost compare-and-swap. The server's code differs between single and replicated
 // streams; the library's two sentinels cover both.

@@ -218,7 +218,12 @@ func (c *Consumer) abandon(ctx context.Context, l *lease, r record) error {
 	if !r.skipped() { // which has uploaded nothing
 		a, err := c.attemptOf(ctx, r)
 		if err == nil {
-			err = c.work.Abort(ctx, a, r.Uploads)
+			abort, stop := c.whileStaying(ctx)
+			err = because(abort, c.work.Abort(abort, a, r.Uploads))
+			stop()
+		}
+		if errors.Is(err, ErrShutdown) {
+			return err // the next worker does it
 		}
 		if _, rejected := contracts.AsRejection(err); err != nil && !rejected && r.Errors < c.cfg.Attempts+3 {
 			return fmt.Errorf("abort the uploads: %w", err)
@@ -290,6 +295,7 @@ func (c *Consumer) outcome(r record, kind contracts.OutcomeKind) contracts.Outco
 // conclude turns a step's error into an act. over is false when the job goes on in another state.
 func (c *Consumer) conclude(ctx context.Context, l *lease, step string, err error) (f fate, over bool) {
 	r := l.record()
+	err = c.ownFault(ctx, r.Request.Tenant, err)
 	v := judge(err, r, c.cfg, time.Now())
 	if v.act != letGo && v.act != release && slices.Contains([]state{running, committing, sealing}, r.State) {
 		c.routes.report(r.Request.Tenant, unreachable(err))
@@ -419,7 +425,10 @@ func (c *Consumer) settle(ctx context.Context, m message, f fate) {
 	case dropped:
 		tell = func(ctx context.Context) error { return m.Term(ctx, f.reason) }
 	}
-	for range 3 {
+	for try := range 3 {
+		if try > 0 && c.leaving.Err() != nil {
+			return // it comes again, and the worker that takes it finds the record
+		}
 		round, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err := tell(round)
 		cancel()

@@ -430,14 +430,9 @@ func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, 
 		defer look.Stop()
 		for first := true; ; first = false {
 			if !first {
-				select {
-				case e := <-changes:
-					if e == nil {
-						continue
-					}
-				case <-look.C: // a replica that lags has told what was before the last change
-				case <-ctx.Done():
-					yield(Status{}, context.Cause(ctx))
+				var err error
+				if changes, err = nextChange(ctx, changes, look.C); err != nil {
+					yield(Status{}, err)
 					return
 				}
 			}
@@ -445,6 +440,26 @@ func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, 
 			if !yield(s, err) || err != nil || s.Ended() || s.State == string(failed) {
 				return
 			}
+		}
+	}
+}
+
+// nextChange waits for a change, or for the next look: a replica that lags has told what was before the last change. It
+// returns the channel to wait on next: none, once it is closed, as with the connection.
+func nextChange(ctx context.Context, changes <-chan jetstream.KeyValueEntry, look <-chan time.Time) (<-chan jetstream.KeyValueEntry, error) {
+	for {
+		select {
+		case e, open := <-changes:
+			if !open {
+				changes = nil
+			}
+			if e != nil {
+				return changes, nil
+			}
+		case <-look:
+			return changes, nil
+		case <-ctx.Done():
+			return changes, context.Cause(ctx)
 		}
 	}
 }

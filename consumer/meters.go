@@ -166,6 +166,7 @@ func (c *Consumer) watch() {
 	m := otel.Meter(scope)
 	ready, _ := m.Int64ObservableGauge("snapfleet.worker.ready", metric.WithDescription("1 while this worker can take jobs, as /readyz says; else 0."))
 	reconnects, _ := m.Int64ObservableCounter("snapfleet.nats.reconnects", metric.WithDescription("Times that this worker has lost its connection to NATS and found another."), metric.WithUnit("{reconnect}"))
+	faulty, _ := m.Int64ObservableGauge("snapfleet.worker.faults", metric.WithDescription("Faults of this worker itself, by part: nats, aws_identity, database, endpoint, house_role. 0: the part works, as far as is known."), metric.WithUnit("{fault}"))
 	pauseAge, _ := m.Float64ObservableGauge("snapfleet.pause.age", metric.WithDescription("Since when the oldest pause in force holds, of the fleet and of tenants; 0: there is none."), metric.WithUnit("s"))
 	c.callback, _ = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		can := int64(1)
@@ -173,10 +174,13 @@ func (c *Consumer) watch() {
 			can = 0
 		}
 		o.ObserveInt64(ready, can)
+		for part, n := range c.faults.count() {
+			o.ObserveInt64(faulty, n, labels("part", string(part)))
+		}
 		o.ObserveInt64(reconnects, int64(c.nc.Stats().Reconnects))
 		fleet, tenants := c.pauses.oldest(time.Now())
 		o.ObserveFloat64(pauseAge, fleet.Seconds(), labels("scope", "fleet"))
 		o.ObserveFloat64(pauseAge, tenants.Seconds(), labels("scope", "tenant"))
 		return nil
-	}, ready, reconnects, pauseAge)
+	}, ready, faulty, reconnects, pauseAge)
 }

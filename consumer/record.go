@@ -156,7 +156,7 @@ func (s records) get(ctx context.Context, key string) (record, uint64, error) {
 // swap writes r if the record still has the given revision, 0 meaning that there is none, and returns the new
 // one. It repeats itself until it knows the answer or ctx is done: a write whose reply was lost is recognised
 // by its nonce, and repeating it is harmless, because both carry the same expected revision. errSwapped
-// means that somebody else's write stands.
+// means that somebody else's write stands; a [NoRight], that this user may not write.
 func (s records) swap(ctx context.Context, key string, r record, revision uint64) (uint64, error) {
 	r.Version, r.Write, r.UpdatedAt = recordVersion, nonce(), time.Now().UTC()
 	value, err := json.Marshal(r)
@@ -170,6 +170,9 @@ func (s records) swap(ctx context.Context, key string, r record, revision uint64
 		}
 		if permanent(err) { // it was not sent, and never will be
 			return 0, fmt.Errorf("write job record %s of %d bytes: %w", key, len(value), err)
+		}
+		if _, refused := AsNoRight(err); refused { // and would be again
+			return 0, fmt.Errorf("write job record %s: %w", key, err)
 		}
 		now, at, readErr := s.get(ctx, key)
 		switch {

@@ -40,7 +40,7 @@ func (c *Consumer) bury(ctx context.Context, m message, job string, err error) f
 		c.cfg.Log.Error().Err(err).Str("tenant", tenantOf(m)).Uint64("sequence", m.Sequence()).Str("digest", digestOf(m.Data())).
 			Msg("a refused request cannot be kept as a dead letter, and is dropped")
 	default:
-		return c.postpone(fmt.Errorf("dead-letter a request: %w", err), retryDelay(int(min(m.Delivered(), 20))-1, c.cfg))
+		return c.postpone(ctx, fmt.Errorf("dead-letter a request: %w", err), retryDelay(int(min(m.Delivered(), 20))-1, c.cfg))
 	}
 	c.meters.refused(ctx, why.Code)
 	if others, ok := c.refusals.allow(time.Now()); ok {

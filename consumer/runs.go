@@ -80,7 +80,7 @@ func (c *Consumer) turnOf(ctx context.Context, req contracts.Request, table *tim
 		// to see that its outcome does not say.
 		switch o, err := c.ledger.Outcome(ctx, req.Tenant, req.Job); {
 		case err != nil:
-			return t, c.postpone(fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
+			return t, c.postpone(ctx, fmt.Errorf("look for an outcome: %w", err), c.cfg.RetryBase), false
 		case o != nil:
 			return t, fate{end: acked}, false
 		}
@@ -88,7 +88,7 @@ func (c *Consumer) turnOf(ctx context.Context, req contracts.Request, table *tim
 	for {
 		last, rev, err := c.lastRun(ctx, req.Tenant)
 		if err != nil {
-			return t, c.postpone(err, c.cfg.RetryBase), false
+			return t, c.postpone(ctx, err, c.cfg.RetryBase), false
 		}
 		if table == nil { // that was promised
 			if last != nil && last.Job == req.Job {
@@ -99,7 +99,7 @@ func (c *Consumer) turnOf(ctx context.Context, req contracts.Request, table *tim
 		over := false
 		if last != nil {
 			if over, err = c.runIsOver(ctx, req.Tenant, *last); err != nil {
-				return t, c.postpone(err, c.cfg.RetryBase), false
+				return t, c.postpone(ctx, err, c.cfg.RetryBase), false
 			}
 		}
 		t = decide(*table, req.RequestedAt, last, over, time.Now())
@@ -111,7 +111,7 @@ func (c *Consumer) turnOf(ctx context.Context, req contracts.Request, table *tim
 			return t, fate{}, true
 		case errors.Is(err, errSwapped): // somebody else has begun a run: look again
 		default:
-			return t, c.postpone(fmt.Errorf("promise a run: %w", err), c.cfg.RetryBase), false
+			return t, c.postpone(ctx, fmt.Errorf("promise a run: %w", err), c.cfg.RetryBase), false
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -281,7 +280,7 @@ func ask[A any](ctx context.Context, nc *nats.Conn, name string, question any) (
 
 // exchange sends one question, and waits for its answer.
 func exchange(ctx context.Context, nc *nats.Conn, subject string, body []byte) (*nats.Msg, error) {
-	ctx, cancel := untilRefused(ctx, nc, ErrMayNotAsk, subject, nats.InboxPrefix)
+	ctx, cancel := untilRefused(ctx, nc, ErrMayNotAsk, subject)
 	defer cancel()
 	m, err := nc.RequestWithContext(ctx, subject, body)
 	switch {
@@ -291,20 +290,4 @@ func exchange(ctx context.Context, nc *nats.Conn, subject string, body []byte) (
 		return nil, context.Cause(ctx)
 	}
 	return m, err
-}
-
-// untilRefused is ctx until the connection hears that it has no right to a subject with one of the names in it: then the
-// cause is refusal. NATS does not answer somebody who may not ask: it only says so to the connection.
-func untilRefused(ctx context.Context, nc *nats.Conn, refusal error, names ...string) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() {
-		for ctx.Err() == nil {
-			pause(ctx, 100*time.Millisecond)
-			err := nc.LastError()
-			if errors.Is(err, nats.ErrPermissionViolation) && slices.ContainsFunc(names, func(name string) bool { return strings.Contains(err.Error(), name) }) {
-				cancel(fmt.Errorf("%w: %w", refusal, err))
-			}
-		}
-	}()
-	return ctx, func() { cancel(nil) }
 }

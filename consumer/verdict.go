@@ -28,7 +28,7 @@ type act int
 
 const (
 	letGo   act = iota // touch nothing: another worker owns the job
-	release            // give it back without blame, for somebody else at once or for anybody after a delay
+	release            // give it back without blame, for another worker at once or for any worker after a delay
 	retry              // try again after a delay
 	restart            // an upload is lost: RUNNING, again, with a new attempt after a delay
 	giveUp             // FAILING
@@ -52,12 +52,14 @@ func judge(err error, r record, cfg Config, now time.Time) verdict {
 	var lost LostUpload
 	var busy Busy
 	rejection, rejected := contracts.AsRejection(err)
+	_, faulty := contracts.AsWorkerFault(err)
 	switch {
 	case errors.Is(err, ErrLeaseLost), errors.Is(err, errSwapped):
 		return verdict{act: letGo}
 	case errors.Is(err, ErrShutdown):
 		return verdict{act: release}
-	case errors.As(err, &busy) && busy.Busy():
+	case errors.As(err, &busy) && busy.Busy(), faulty && r.State != failing:
+		// Of a job that is given up there is nothing to do but to remove its uploads: that it cannot be done is counted.
 		return verdict{act: release, delay: cfg.RetryBase/2 + rand.N(cfg.RetryBase)}
 	case r.State == running && rejected:
 		return verdict{act: giveUp, reason: inContext(err, rejection)}

@@ -45,18 +45,19 @@ func Fault(part FaultPart, name, format string, args ...any) error {
 // Error is one line: part, what, cause, fix.
 func (f *WorkerFault) Error() string {
 	a := f.Advice()
-	return fmt.Sprintf("%s: %v; cause: %s; fix: %s", f.what(), f.Err, a.Cause, a.Fix)
+	return fmt.Sprintf("%s; cause: %s; fix: %s", f.Summary(), a.Cause, a.Fix)
 }
 
-func (f *WorkerFault) what() string {
-	a, ok := faultNames[f.Part]
+// Summary says what is wrong with which part, without cause and fix.
+func (f *WorkerFault) Summary() string {
+	part, ok := faultNames[f.Part]
 	if !ok {
-		a = "the worker"
+		part = "the worker"
 	}
 	if f.Name != "" {
-		return fmt.Sprintf("%s %.80q", a, f.Name)
+		part = fmt.Sprintf("%s %.80q", part, f.Name)
 	}
-	return a
+	return fmt.Sprintf("%s: %v", part, f.Err)
 }
 
 // Unwrap returns what happened.
@@ -78,8 +79,8 @@ var faultNames = map[FaultPart]string{
 
 var faultAdvice = map[FaultPart]Advice{
 	FaultDatabase: {
-		Cause: "the user, the password or the database's name is wrong in this worker's settings, or they were changed on the server",
-		Fix:   "correct the worker's --database-url, or the file that its --databases names, and start the worker again",
+		Cause: "the user, the password, the database's name or the certificate is wrong in --database-url or the PG variables, or was changed on the server",
+		Fix:   "correct --database-url, or the file that a worker's --databases names; a worker has to be started again",
 	},
 	FaultIdentity: {
 		Cause: "this worker has no AWS credentials, they have expired, STS refuses them, or a CA bundle is missing; it is not the customer's role",

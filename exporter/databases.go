@@ -82,7 +82,8 @@ func (e *Exporter) database(name string) (Database, error) {
 }
 
 // openSomewhere opens a snapshot on one of the servers of a's database.
-func (e *Exporter) openSomewhere(ctx context.Context, a contracts.Attempt) (*Snapshot, error) {
+func (e *Exporter) openSomewhere(ctx context.Context, a contracts.Attempt) (_ *Snapshot, err error) {
+	defer func() { err = e.named(a.Tenant.Database, err) }()
 	db, err := e.database(a.Tenant.Database)
 	if err != nil {
 		return nil, err
@@ -101,6 +102,32 @@ func (e *Exporter) openSomewhere(ctx context.Context, a contracts.Attempt) (*Sna
 	}
 	return e.openOn(ctx, a, &server{db: db.Primary, share: db.FleetConnections})
 }
+
+// named says in a fault which database it is of, where there are several.
+func (e *Exporter) named(database string, err error) error {
+	if fault, ok := contracts.AsWorkerFault(err); ok && fault.Part == contracts.FaultDatabase {
+		fault.Name = cmp.Or(database, contracts.DefaultDatabase)
+	}
+	return err
+}
+
+// Probe logs in to a database's primary and out again, as a snapshot does. The error is a [contracts.WorkerFault] when
+// the login is refused. Any other error says nothing about the login: the server does not answer, or has no room.
+func (e *Exporter) Probe(ctx context.Context, database string) error {
+	db, err := e.database(database)
+	if err != nil {
+		return err
+	}
+	conn, err := (&server{db: db.Primary}).connect(ctx, "snapfleet/probe")
+	if err != nil {
+		return e.named(database, err)
+	}
+	disconnect(conn)
+	return nil
+}
+
+// Databases are the names of the databases that this exporter reads, sorted.
+func (e *Exporter) Databases() []string { return slices.Sorted(maps.Keys(e.databases)) }
 
 // cured reports whether the primary may do what a replica could not. Where the fleet's share of the replica is in use,
 // the job waits for it: whoever has a replica wants to spare the primary just that.

@@ -116,7 +116,8 @@ func sqlstate(err error) string {
 	return ""
 }
 
-// failed says what was being done when the database failed, as a [contracts.Rejection] where no retry helps.
+// failed says what was being done when the database failed, as a [contracts.Rejection] where no retry helps, and as a
+// [contracts.WorkerFault] where the worker's own login is refused.
 // The result holds no row, no address and no login; a cancelled context's cause explains what it caused.
 func failed(ctx context.Context, err error, format string, args ...any) error {
 	if err == nil {
@@ -133,7 +134,8 @@ func failed(ctx context.Context, err error, format string, args ...any) error {
 	case code == serializationFailure: // who only reads, and not SERIALIZABLE, meets it on a standby alone
 		return fmt.Errorf("%w: %s", err, standbyRemedy)
 	case strings.HasPrefix(code, "28"), code == undefinedDatabase:
-		return &contracts.Rejection{Code: contracts.DatabaseDenied, Err: err}
+		// The login is the worker's. Other workers may have another one, and this one may be corrected.
+		return &contracts.WorkerFault{Part: contracts.FaultDatabase, Err: err}
 	case code == dataCorrupted, code == indexCorrupted:
 		return &contracts.Rejection{Code: contracts.DataCorrupted, Err: err}
 	case code == badEncoding, code == untranslatable:
@@ -190,6 +192,30 @@ func noAnswer(parent, ctx context.Context, err error) error {
 		return err
 	}
 	return busy{fmt.Errorf("no answer in time: the database, or a pooler in front of it, has no free connection (%w)", err)}
+}
+
+// loginFailed is failed for a session that does not begin. Whatever the server refuses then it refuses the worker: no
+// word of a tenant was said yet.
+func loginFailed(ctx context.Context, err error) error {
+	told := failed(ctx, err, "connect to the database")
+	if ctx.Err() != nil || err == nil || isBusy(told) {
+		return told
+	}
+	code := sqlstate(err)
+	class := code[:min(2, len(code))]
+	_, fault := contracts.AsWorkerFault(told)
+	if !fault && (slices.Contains([]string{"22", "42", "55"}, class) || untrusted(err)) {
+		return contracts.Fault(contracts.FaultDatabase, "", "connect to the database: %w", withoutSecrets(err)) // and no rejection
+	}
+	return told
+}
+
+// untrusted reports whether TLS failed because this side does not accept the server's certificate.
+func untrusted(err error) bool {
+	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, host := errors.AsType[x509.HostnameError](err)
+	return verification || unknown || host
 }
 
 func withoutSecrets(err error) error {

@@ -18,14 +18,15 @@ func TestWhatIsToldOfAnError(t *testing.T) {
 	secret := func(code string) error {
 		return fmt.Errorf("wrapped: %w", &pgconn.PgError{Code: code, Message: "MESSAGE", Detail: "SECRET", Hint: "SECRET", Where: "SECRET", InternalQuery: "SECRET", TableName: "SECRET"})
 	}
+	const ours contracts.Code = "the worker's fault"
 	for _, c := range []struct {
 		code    string
 		reject  contracts.Code
 		message bool
 	}{
-		{"28P01", contracts.DatabaseDenied, false},
-		{"28000", contracts.DatabaseDenied, false},
-		{"3D000", contracts.DatabaseDenied, true},
+		{"28P01", ours, false},
+		{"28000", ours, false},
+		{"3D000", ours, true},
 		{"XX001", contracts.DataCorrupted, true},
 		{"XX002", contracts.DataCorrupted, true},
 		{"22021", contracts.EncodingInvalid, false},
@@ -45,8 +46,11 @@ func TestWhatIsToldOfAnError(t *testing.T) {
 	} {
 		err := failed(t.Context(), secret(c.code), "copy table %q", "a")
 		r, rejected := contracts.AsRejection(err)
-		if rejected != (c.reject != "") || rejected && r.Code != c.reject {
+		if rejected != (c.reject != "" && c.reject != ours) || rejected && r.Code != c.reject {
 			t.Errorf("%s: %v", c.code, err)
+		}
+		if _, fault := contracts.AsWorkerFault(err); fault != (c.reject == ours) {
+			t.Errorf("%s is the worker's fault: %v", c.code, fault)
 		}
 		if strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "MESSAGE") != c.message || !strings.Contains(err.Error(), c.code) {
 			t.Errorf("%s tells: %v", c.code, err)

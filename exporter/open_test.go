@@ -94,20 +94,31 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestRefusedLogin: the two rejections of a login, and that neither tells where or who.
+// TestRefusedLogin: a login that is refused is the worker's fault and no verdict about the job, and nothing tells where
+// or who.
 func TestRefusedLogin(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
 	for _, change := range []func(*pgx.ConnConfig){
 		func(c *pgx.ConnConfig) { c.User = "somebody_unknown" },
 		func(c *pgx.ConnConfig) { c.Database = "nowhere_known" },
+		func(c *pgx.ConnConfig) { c.RuntimeParams = map[string]string{"no_such_setting": "on"} },
 	} {
 		db := tn.db.Copy()
 		change(db)
 		_, err := New(db, nil, Config{}).Open(t.Context(), attempt("acme"))
-		if r, ok := contracts.AsRejection(err); !ok || r.Code != contracts.DatabaseDenied {
-			t.Errorf("not rejected: %v", err)
+		if f, ok := contracts.AsWorkerFault(err); !ok || f.Part != contracts.FaultDatabase || f.Name != contracts.DefaultDatabase {
+			t.Errorf("not the worker's fault: %v", err)
 		}
+		if _, ok := contracts.AsRejection(err); ok {
+			t.Errorf("a wrong login ends the job: %v", err)
+		}
+		if f, ok := contracts.AsWorkerFault(New(db, nil, Config{}).Probe(t.Context(), "")); !ok || f.Part != contracts.FaultDatabase {
+			t.Errorf("the probe does not find it: %v", f)
+		}
+	}
+	if err := New(tn.db, nil, Config{}).Probe(t.Context(), ""); err != nil {
+		t.Errorf("the probe of a login that works: %v", err)
 	}
 	db := tn.db.Copy()
 	db.Port, db.User, db.Password, db.Fallbacks = 1, "somebody", "s3cret", nil

@@ -48,7 +48,7 @@ func (s *server) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return nil, failed(ctx, err, "connect to the database")
+		return nil, loginFailed(ctx, err)
 	}
 	keep(conn)
 	return conn, nil

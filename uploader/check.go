@@ -209,6 +209,10 @@ func finding(err error) (contracts.CheckResult, *contracts.Reason) {
 	if errors.Is(err, ErrUploadLost) || errors.Is(err, errGone) || errors.Is(err, errAbsent) {
 		err = contracts.Reject(contracts.WriteLost, "%w", err)
 	}
+	if fault, ok := contracts.AsWorkerFault(err); ok { // it is the operator's to correct, and says nothing of the customer
+		advice := fault.Advice()
+		return contracts.CheckInconclusive, &contracts.Reason{Code: contracts.Inconclusive, What: fault.Summary(), Cause: advice.Cause, Fix: advice.Fix}
+	}
 	if r, ok := contracts.AsRejection(err); ok {
 		return contracts.CheckFailed, r.Reason()
 	}

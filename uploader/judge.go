@@ -37,11 +37,19 @@ const (
 // errAbsent says that there is no object of that name.
 var errAbsent = errors.New("no such object")
 
-// judge turns what an SDK call returned into a verdict and the error to go on with: a Rejection, one of
+// judge turns what an SDK call returned into a verdict and the error to go on with: a Rejection, a WorkerFault, one of
 // the store's errors, or err itself. It is the only place that knows what S3 and STS call things.
 func judge(p purpose, err error) (verdict, error) {
 	if _, ok := contracts.AsRejection(err); ok { // the role, refused while a request wanted credentials
 		return final, err
+	}
+	if _, ok := contracts.AsWorkerFault(err); ok {
+		return final, err
+	}
+	if p == assuming {
+		if fault := identityFault(err); fault != nil {
+			return final, fault
+		}
 	}
 	code, status := errorCode(err), errorStatus(err)
 	message := errorMessage(err)

@@ -211,7 +211,6 @@ func TestNoLinksToWhatWasNotDelivered(t *testing.T) {
 		"another job":                  {func(c *customer) { c.attempt.Request.Job = "other" }, contracts.DeliveryExpired},
 		"another tenant":               {func(c *customer) { c.attempt.Tenant.Name = "other" }, contracts.DeliveryExpired},
 		"an endpoint of nobody's":      {func(c *customer) { c.to().Endpoint = "https://s3.example.com" }, contracts.EndpointNotAllowed},
-		"another external ID":          {func(c *customer) { c.to().ExternalID += "x" }, contracts.RoleDenied},
 		"a manifest that was changed":  {func(c *customer) { c.put(c.attempt.Prefix()+"manifest.json", string(c.body("manifest.json"))+" ", nil) }, contracts.DeliveryChanged},
 		"a manifest that is gone":      {func(c *customer) { c.delete("manifest.json") }, contracts.DeliveryExpired},
 		"a volume that is gone":        {func(c *customer) { c.delete("snapshot_tables_2026-03-31-143022.tar") }, contracts.DeliveryExpired},

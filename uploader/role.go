@@ -39,6 +39,8 @@ const staleFor = 30 * time.Second
 type role struct {
 	attempt context.Context // refuses to refresh once it is done
 	client  *sts.Client
+	base    aws.CredentialsProvider // the worker's own identity; nil: none
+	house   bool                    // the role is the operator's own, of the house bucket
 	input   sts.AssumeRoleInput
 	timeout time.Duration // of one call
 
@@ -63,7 +65,7 @@ func newRole(ctx context.Context, base aws.Config, cfg Config, d contracts.Desti
 		o.Retryer = aws.NopRetryer{}
 		o.APIOptions = append(o.APIOptions, traced)
 	})
-	return &role{attempt: ctx, client: client, handed: handed, timeout: min(stsTimeout, cfg.RequestTimeout), input: sts.AssumeRoleInput{
+	return &role{attempt: ctx, client: client, base: base.Credentials, house: d.House(), handed: handed, timeout: min(stsTimeout, cfg.RequestTimeout), input: sts.AssumeRoleInput{
 		RoleArn:         aws.String(d.RoleARN),
 		RoleSessionName: aws.String(name),
 		ExternalId:      aws.String(d.ExternalID),
@@ -84,11 +86,14 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 	// The attempt's context, because the cache shares one call among requests and detaches theirs.
 	ctx, cancel := context.WithTimeout(r.attempt, r.timeout)
 	defer cancel()
+	if err := ownCredentials(ctx, r.base); err != nil {
+		return aws.Credentials{}, err // no word of the customer's role: nobody has asked it
+	}
 	now := time.Now()
 	out, err := r.client.AssumeRole(ctx, &r.input)
 	if err != nil {
 		if v, judged := judge(assuming, err); v == final {
-			err = judged
+			err = r.ours(judged)
 		}
 		return aws.Credentials{}, fmt.Errorf("assume %s: %w", *r.input.RoleArn, err)
 	}
@@ -108,6 +113,14 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 		Source: "snapfleet.AssumeRole", CanExpire: true, Expires: until,
 	}
 	return r.newest, nil
+}
+
+// ours makes the operator's fault of a refusal by the operator's own role.
+func (r *role) ours(err error) error {
+	if rejection, ok := contracts.AsRejection(err); ok && r.house && rejection.Code == contracts.RoleDenied {
+		return contracts.Fault(contracts.FaultHouseRole, "", "%s", rejection.Err.Error())
+	}
+	return err
 }
 
 // handOver gives the session that was handed on, once.

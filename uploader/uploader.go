@@ -46,6 +46,8 @@ type Uploader struct {
 	kept *sessions // between two verbs; nil for a folder
 	// try reaches the folder of a check in the tenant's bucket, and asks nobody anything. Nil for a folder.
 	try func(context.Context, Config, contracts.Attempt) (*bucket, error)
+	// identity asks STS who the worker is. Nil for a folder.
+	identity func(context.Context) (string, error)
 }
 
 // New returns an uploader for customers' buckets. base carries the worker's own credentials, with which
@@ -63,6 +65,7 @@ func New(base aws.Config, cfg Config) *Uploader {
 	u.try = func(ctx context.Context, cfg Config, a contracts.Attempt) (*bucket, error) {
 		return reach(ctx, base, cfg, trust, a, contracts.TenantPrefix(a.Tenant.Name), checkSession, nil)
 	}
+	u.identity = func(ctx context.Context) (string, error) { return callerIdentity(ctx, base) }
 	u.look = func(ctx context.Context, a contracts.Attempt) (*bucket, error) {
 		return openReader(ctx, base, u.cfg, a)
 	}

@@ -74,7 +74,8 @@ func (f natsFlags) connect(name string) (*nats.Conn, error) {
 	if err := nats.CustomInboxPrefix(f.NATSInbox)(new(nats.Options)); err != nil {
 		return nil, usagef("--nats-inbox: %q is no prefix of subjects", f.NATSInbox)
 	}
-	opts := []nats.Option{nats.Name("snapfleet " + name), nats.CustomInboxPrefix(f.NATSInbox)}
+	quiet := func(*nats.Conn, *nats.Subscription, error) {} // the library's own handler prints on the terminal
+	opts := []nats.Option{nats.Name("snapfleet " + name), nats.CustomInboxPrefix(f.NATSInbox), nats.ErrorHandler(quiet)}
 	if f.NATSCreds != "" {
 		opts = append(opts, nats.UserCredentials(f.NATSCreds))
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 	"github.com/snapfleet/snapfleet/exporter"
@@ -17,6 +19,24 @@ import (
 type deliver struct {
 	exporter *exporter.Exporter
 	uploader *uploader.Uploader
+}
+
+// probes try what a worker needs for itself: its AWS identity, and its login at each database.
+func (d *deliver) probes(log zerolog.Logger) []consumer.Probe {
+	var said atomic.Pointer[string]
+	probes := []consumer.Probe{{Part: contracts.FaultIdentity, Try: func(ctx context.Context) error {
+		arn, err := d.uploader.Identity(ctx)
+		if was := said.Swap(&arn); err == nil && (was == nil || *was != arn) {
+			log.Info().Str("arn", arn).Msg("AWS knows this worker")
+		}
+		return err
+	}}}
+	for _, name := range d.exporter.Databases() {
+		probes = append(probes, consumer.Probe{Part: contracts.FaultDatabase, Name: name, Try: func(ctx context.Context) error {
+			return d.exporter.Probe(ctx, name)
+		}})
+	}
+	return probes
 }
 
 // Prepare does what one request asks for, up to the point where everything is durable and nothing is visible. It

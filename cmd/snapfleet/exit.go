@@ -70,6 +70,8 @@ func usagef(format string, args ...any) error {
 // exitCode is the one place where an error becomes a number.
 func exitCode(ctx context.Context, err error) int {
 	rejection, rejected := contracts.AsRejection(err)
+	_, faulty := contracts.AsWorkerFault(err)
+	_, noRight := consumer.AsNoRight(err)
 	known, ok := errors.AsType[*failure](err)
 	switch {
 	case err == nil:
@@ -82,7 +84,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFound
 	case rejected && rejection.Code == contracts.DeliveryChanged:
 		return exitUnproven
-	case rejected, errors.Is(err, consumer.ErrTooLate), errors.Is(err, consumer.ErrMayNotSee):
+	case rejected, faulty, noRight, errors.Is(err, consumer.ErrTooLate), errors.Is(err, consumer.ErrMayNotSee):
 		return exitRejected
 	case unreachable(err):
 		return exitUnreachable
@@ -107,7 +109,10 @@ func unreachable(err error) bool {
 // gate before a terminal or a log collector, so it redacts, too.
 func printError(w io.Writer, width int, err error) {
 	what, cause, fix := err.Error(), "", ""
-	if r, ok := contracts.AsRejection(err); ok {
+	if fault, ok := contracts.AsWorkerFault(err); ok {
+		advice := fault.Advice()
+		what, cause, fix = fault.Summary(), advice.Cause, advice.Fix
+	} else if r, ok := contracts.AsRejection(err); ok {
 		reason := r.Reason()
 		what, cause, fix = reason.What, reason.Cause, reason.Fix
 	} else if f, ok := errors.AsType[*failure](err); ok {

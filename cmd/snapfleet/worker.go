@@ -16,7 +16,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
@@ -91,10 +90,12 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 		return err
 	}
 	defer nc.Close()
-	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { // such as a right that is missing
-		log.Warn().Err(err).Msg("NATS refuses something")
-	})
-	fleet, err := consumer.New(ctx, nc, story, w.consumerConfig(hook, log))
+	nc.SetErrorHandler(consumer.OnError(nc, func(err error) { // such as a subscriber that is too slow
+		log.Warn().Err(err).Msg("NATS reports an error")
+	}))
+	cfg := w.consumerConfig(hook, log)
+	cfg.Probes, cfg.Databases, cfg.Endpoints = story.probes(log), story.exporter.Databases(), w.AllowEndpoint
+	fleet, err := consumer.New(ctx, nc, story, cfg)
 	if err != nil {
 		return notSetUp(err)
 	}
@@ -220,7 +221,7 @@ func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Lo
 	if err != nil {
 		return "", nil, explain(0, fmt.Errorf("listen for probes: %w", err), "another process listens there", "choose another --listen, or an empty one for none")
 	}
-	server := &http.Server{Handler: routes(t, fleet.Ready), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: routes(t, fleet), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Error().Err(err).Msg("probes are not answered any more")
@@ -229,16 +230,25 @@ func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Lo
 	return listener.Addr().String(), func() { _ = server.Close() }, nil
 }
 
-func routes(t *telemetry, ready func() error) http.Handler {
+// readiness is what probes ask a worker.
+type readiness interface {
+	Ready() error
+	Degraded() []*contracts.WorkerFault
+}
+
+func routes(t *telemetry, fleet readiness) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.scrape, promhttp.HandlerOpts{Registry: t.scrape, EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+		if err := fleet.Ready(); err != nil {
 			http.Error(w, redact(err.Error()), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ready")
+		for _, fault := range fleet.Degraded() {
+			fmt.Fprintln(w, "degraded: "+redact(fault.Error()))
+		}
 	})
 	return mux
 }
