@@ -254,8 +254,8 @@ var advice = map[Code]Advice{
 		Fix:   "raise max_locks_per_transaction on the database",
 	},
 	FormatImpossible: {
-		Cause: "JSON of these tables can only be made by functions of the schema's owner (in an index, in statistics, or in a cast to json), which would run with our rights",
-		Fix:   "ask for the format csv.gz, or give these functions to a superuser",
+		Cause: "a value cannot be made JSON of: its type has a cast to json of an extension's in a table whose owner's code a query would run, or it is an array or a record of more than 16 MiB",
+		Fix:   "ask for the format csv.gz, or leave the table out with `snapfleet tenant set --exclude-tables`",
 	},
 	ValueTooLarge: {
 		Cause: "a row of the table named above is larger than the 1 GB that PostgreSQL can send: text doubles a bytea, and CSV and JSON make quotation marks and control characters longer",

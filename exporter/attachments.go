@@ -94,7 +94,10 @@ func (s *Snapshot) readAttachments() error {
 	if err := exec(ctx, conn, "SAVEPOINT attachments"); err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
-	err = s.queryAttachments()
+	err = withoutText(s.queryAttachments())
+	if err == nil {
+		err = s.checkRead()
+	}
 	if code := sqlstate(err); code == undefinedTable && s.attempt.Request.Wants(contracts.Tables) {
 		s.files, err = nil, nil
 		s.excluded = append(s.excluded, "attachments: the schema has no attachment table")
@@ -114,6 +117,18 @@ func (s *Snapshot) readAttachments() error {
 		return failed(ctx, err, "read the attachment table")
 	}
 	return s.checkAttachments()
+}
+
+// checkRead looks whether the query has met a relation that is newer than the snapshot, such as an index that was made
+// after the schema was looked at: whose function the query may have run. The transaction has a lock on each.
+func (s *Snapshot) checkRead() error {
+	var newer bool
+	err := s.holder.QueryRow(s.ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
+		AND relation NOT IN (SELECT oid FROM pg_class))`).Scan(&newer)
+	if err == nil && newer {
+		err = fmt.Errorf("%w: the attachment table", errMoved)
+	}
+	return err
 }
 
 // queryAttachments streams the rows in text form, whatever their types.

@@ -19,8 +19,9 @@ import (
 type catalog struct {
 	schema    string
 	schemaOID uint32
-	relations []*relation // sorted by name, as bytes
-	edges     []edge      // who inherits from whom, where the parent is one of relations
+	relations []*relation     // sorted by name, as bytes
+	edges     []edge          // who inherits from whom, where the parent is one of relations
+	functions map[string]bool // the names of the schema's functions, aggregates and procedures
 
 	// Set by leaveOut.
 	out     map[uint32]bool // what the tenant's filter excludes
@@ -41,8 +42,13 @@ type relation struct {
 	readable   bool
 	secured    bool // row-level security would hide rows from us
 	code       bool // planning a query of it may run functions that are not the server's: see listCode
+	exposed    bool // its owner may make such functions, and gains by running them: see listExposed
 	columns    []column
 }
+
+// plain reports whether the relation's rows may be read in no other way than by COPY of the relation itself, which
+// plans no query.
+func (r *relation) plain() bool { return r.code || r.exposed }
 
 type column struct {
 	contracts.Column
@@ -89,7 +95,10 @@ func (c *catalog) equal(other *catalog) bool {
 		slices.EqualFunc(c.locked(), other.locked(), func(a, b *relation) bool {
 			x, y := *a, *b
 			x.columns, y.columns = nil, nil
-			return x.same(y) && slices.Equal(a.columns, b.columns)
+			return x.same(y) && slices.EqualFunc(a.columns, b.columns, func(a, b column) bool {
+				a.value, b.value = nil, nil
+				return a == b
+			})
 		})
 }
 
@@ -123,7 +132,7 @@ func listCatalog(ctx context.Context, conn *pgx.Conn, schema string) (*catalog, 
 		return nil, err
 	}
 	c := &catalog{schema: schema, schemaOID: oid}
-	for _, list := range []func(context.Context, *pgx.Conn) error{c.listRelations, c.listColumns, c.listEdges, c.listCode} {
+	for _, list := range []func(context.Context, *pgx.Conn) error{c.listRelations, c.listColumns, c.listEdges, c.listCode, c.listExposed, c.listFunctions} {
 		if err := list(ctx, conn); err != nil {
 			return nil, inEncoding(conn, failed(ctx, err, "list the tables of schema %q", schema))
 		}
@@ -167,18 +176,20 @@ func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // listColumns finds the columns, and how their values may be asked for. A function is the server's own when it is
-// compiled into it. Who owns a type may define a cast from it to json, which to_json then calls, as whoever asks.
+// compiled into it.
 func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
+	types, err := listTypes(ctx, conn, c.schemaOID)
+	if err != nil {
+		return err
+	}
 	rows, err := conn.Query(ctx, `
 		WITH function AS (SELECT oid, proname::text AS name, prosrc AS symbol, pronamespace = 'pg_catalog'::regnamespace AS own FROM pg_proc
-			WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'internal')),
-		casts AS (SELECT EXISTS (SELECT FROM pg_cast k JOIN pg_proc f ON f.oid = k.castfunc JOIN pg_roles r ON r.oid = f.proowner
-			WHERE k.casttarget = 'json'::regtype AND NOT r.rolsuper) AS any)
+			WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'internal'))
 		SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod),
 			a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint n WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY (n.conkey)),
 			a.attgenerated <> '', a.attidentity <> '',
-			coalesce(send.symbol, ''), coalesce(output.name, ''), t.oid >= 16384, casts.any
-		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN casts
+			coalesce(send.symbol, ''), coalesce(output.name, ''), t.oid
+		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
 			LEFT JOIN function send ON send.oid = t.typsend LEFT JOIN function output ON output.oid = t.typoutput AND output.own
 		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 		ORDER BY a.attrelid, a.attnum`, c.schemaOID)
@@ -193,9 +204,10 @@ func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
 	var col column
 	_, err = pgx.ForEachRow(rows, []any{
 		&oid, &col.number, &col.Name, &col.Type, &col.NotNull, &col.Generated, &col.Identity,
-		&col.send, &col.output, &col.user, &col.casts,
+		&col.send, &col.output, &col.typeOID,
 	}, func() error {
 		if r := byOID[oid]; r != nil {
+			col.value = types.value(col.typeOID)
 			r.columns = append(r.columns, col)
 		}
 		return nil
@@ -223,28 +235,103 @@ func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // listCode finds the relations that bring code of their owner along. To plan a query is to look at the relation's
-// indexes and statistics, and to work out what is constant in their expressions: there and then, as whoever asks.
-// COPY of the relation itself plans nothing. Functions of a superuser, which those of extensions are, are trusted.
+// indexes, statistics and partition key, and to work out what is constant in their expressions: there and then, as
+// our role. COPY of the relation itself plans nothing.
 //
-// An index that is made while we read is not noticed: no lock that a reader may take keeps one from being made.
+// Code is each function that is not compiled: what a function in SQL or in a procedural language calls, no list shows,
+// and names in it that have no schema are not found under our empty search_path. So its owner does not matter.
+// Compiled functions are a superuser's. A domain counts as code, because its checks may call any function.
 func (c *catalog) listCode(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
 		WITH expression AS (
 			SELECT 'pg_class'::regclass AS class, indexrelid AS oid, indrelid AS relation FROM pg_index
 			UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid FROM pg_statistic_ext
+			UNION ALL SELECT 'pg_class'::regclass, partrelid, partrelid FROM pg_partitioned_table
 		)
 		SELECT DISTINCT e.relation
-		FROM expression e JOIN pg_class c ON c.oid = e.relation JOIN pg_depend d ON d.classid = e.class AND d.objid = e.oid
+		FROM expression e JOIN pg_class c ON c.oid = e.relation JOIN pg_depend d ON d.classid = e.class AND d.objid = e.oid AND d.objsubid = 0
 			LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
-			JOIN pg_proc f ON f.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-			JOIN pg_roles r ON r.oid = f.proowner
-		WHERE c.relnamespace = $1 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND NOT r.rolsuper`, c.schemaOID)
+			LEFT JOIN pg_proc f ON f.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
+			LEFT JOIN pg_language l ON l.oid = f.prolang
+			LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+		WHERE c.relnamespace = $1 AND (l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd')`, c.schemaOID)
 	if err != nil {
 		return err
 	}
-	owners, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	if err != nil {
+		return err
+	}
+	code := make(map[uint32]bool, len(oids))
+	for _, oid := range oids {
+		code[oid] = true
+	}
+	c.inherit(code)
 	for _, r := range c.relations {
-		r.code = slices.Contains(owners, r.oid)
+		r.code = code[r.oid]
+	}
+	return nil
+}
+
+// inherit marks the partitions of what is marked: to plan a query of a partition may be to look at its parent's key.
+func (c *catalog) inherit(marked map[uint32]bool) {
+	for more := true; more; {
+		more = false
+		for _, e := range c.edges {
+			if e.partition && marked[e.parent] && !marked[e.child] {
+				marked[e.child], more = true, true
+			}
+		}
+	}
+}
+
+// listExposed finds the relations whose owner gains by running code as our role: who owns a table may give it an
+// index or statistics at any moment, and no lock that a reader may take keeps them from it. An owner who may SELECT
+// from all that we may SELECT from, and has each of our powers, gains nothing. Where each tenant has a login of its
+// own, or where one application owns all tenants' tables, no relation is exposed.
+func (c *catalog) listExposed(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `
+		WITH us AS MATERIALIZED (SELECT * FROM pg_roles WHERE rolname = current_user),
+		reachable AS MATERIALIZED (SELECT oid FROM pg_namespace WHERE has_schema_privilege(oid, 'USAGE')),
+		owner AS MATERIALIZED (SELECT * FROM pg_roles r WHERE NOT r.rolsuper
+			AND r.oid IN (SELECT relowner FROM pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'p', 'm'))),
+		gains AS (SELECT o.oid FROM owner o CROSS JOIN us WHERE us.rolsuper
+			OR us.rolreplication AND NOT o.rolreplication OR us.rolcreaterole AND NOT o.rolcreaterole
+			OR EXISTS (SELECT FROM pg_roles p WHERE p.rolname ~ '^pg_' AND pg_has_role(us.oid, p.oid, 'MEMBER') AND NOT pg_has_role(o.oid, p.oid, 'MEMBER'))
+			OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace IN (SELECT oid FROM reachable) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+				AND (c.relowner <> o.oid OR c.relforcerowsecurity) AND has_any_column_privilege(c.oid, 'SELECT')
+				AND (NOT has_schema_privilege(o.oid, c.relnamespace, 'USAGE') OR c.relrowsecurity AND us.rolbypassrls AND NOT o.rolbypassrls
+					OR NOT has_table_privilege(o.oid, c.oid, 'SELECT') AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+						AND has_column_privilege(c.oid, a.attnum, 'SELECT') AND NOT has_column_privilege(o.oid, c.oid, a.attnum, 'SELECT')))))
+		SELECT c.oid FROM pg_class c WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p', 'm') AND c.relowner IN (SELECT oid FROM gains)`, c.schemaOID)
+	if err != nil {
+		return err
+	}
+	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	if err != nil {
+		return err
+	}
+	exposed := make(map[uint32]bool, len(oids))
+	for _, oid := range oids {
+		exposed[oid] = true
+	}
+	c.inherit(exposed)
+	for _, r := range c.relations {
+		r.exposed = exposed[r.oid]
+	}
+	return nil
+}
+
+// listFunctions finds what a query could call of the schema.
+func (c *catalog) listFunctions(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = $1`, c.schemaOID)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	c.functions = make(map[string]bool, len(names))
+	for _, name := range names {
+		c.functions[name] = true
 	}
 	return err
 }
@@ -278,8 +365,14 @@ func (c *catalog) readBy(sql string) (read map[uint32]bool, foreign []string) {
 	return read, foreign
 }
 
+// called finds what a query calls, or uses as an operator or a type, by a name of a schema's: {schema}.f(),
+// OPERATOR({schema}.=), x::{schema}.t.
+var called = regexp.MustCompile(`\.\s*(?:"((?:[^"]|"")+)"|([\pL_][\pL\pN_$]*))\s*\(`)
+
+var operated = regexp.MustCompile(`(?i)\{schema\}\s*\.\s*[^\s"\pL_]|(?:::|\bas)\s*\{schema\}\s*\.`)
+
 // checkQuery refuses a query that names a relation whose owner's code it would run, as our role, with our rights to
-// all tenants' tables; or one with rows in another schema.
+// all tenants' tables; or one that calls such code itself; or one with rows in another schema.
 func (c *catalog) checkQuery(sql string) error {
 	read, foreign := c.readBy(sql)
 	if len(foreign) > 0 {
@@ -288,9 +381,26 @@ func (c *catalog) checkQuery(sql string) error {
 	for _, r := range c.relations {
 		if read[r.oid] && (r.kind == "v" || r.kind == "f" || r.code) {
 			return contracts.Reject(contracts.AttachmentsUnreadable,
-				"%q of schema %q would run its owner's code when it is queried: it is a view or a foreign table, or an index or statistics of it call a function; "+
-					"to mend it: query a table instead, or give the function to a superuser", r.name, c.schema)
+				"%.80q of schema %q would run its owner's code when it is queried: it is a view or a foreign table, or an index, statistics or a partition key of it call a function; "+
+					"fix: query a table instead, or drop the index or statistics", r.name, c.schema)
 		}
+		for _, col := range r.columns {
+			if read[r.oid] && col.value.casts {
+				return contracts.Reject(contracts.AttachmentsUnreadable,
+					"column %.80q of %.80q of schema %q is of a type with a cast that is a function of its owner's: a query could run it; fix: drop the cast, or change the column's type",
+					col.Name, r.name, c.schema)
+			}
+		}
+	}
+	for _, m := range called.FindAllStringSubmatch(sql, -1) {
+		if name := strings.ReplaceAll(m[1], `""`, `"`) + strings.ToLower(m[2]); c.functions[name] {
+			return contracts.Reject(contracts.AttachmentsUnreadable, "the attachment query calls function %.80q of schema %q, which would run with our rights; "+
+				"fix: write the query without it", name, c.schema)
+		}
+	}
+	if operated.MatchString(sql) {
+		return contracts.Reject(contracts.AttachmentsUnreadable, "the attachment query uses an operator or a type of the tenant's schema, whose functions would run with our rights; "+
+			"fix: write the query without it")
 	}
 	return nil
 }
@@ -395,8 +505,12 @@ func (c *catalog) excluded() []string {
 		}
 	}
 	for _, r := range c.tables() {
-		if r.code && slices.ContainsFunc(r.columns, func(c column) bool { return c.Generated }) {
-			excluded = append(excluded, "generated columns of a table with an index or statistics that call a function: "+r.name)
+		switch {
+		case !slices.ContainsFunc(r.columns, func(c column) bool { return c.Generated }):
+		case r.code:
+			excluded = append(excluded, "generated columns of a table with an index, statistics or a partition key that call a function: "+r.name)
+		case r.exposed:
+			excluded = append(excluded, "generated columns of a table whose owner could run code with the rights of the exporter's login: "+r.name)
 		}
 	}
 	for _, r := range c.relations {

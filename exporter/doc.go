@@ -13,9 +13,23 @@
 // carries a [contracts.Rejection] is one that no second try would cure, and one with a method Busy() bool that says
 // true tells that the database has no room now: all of the fleet's share of it is in use.
 //
-// A tenant may be whoever made its tables, and our role may read every tenant's. So no code of a tenant's runs: no
-// view is read, names come from the catalog and are quoted, the search_path is empty, and a table whose indexes or
-// statistics call functions, other than a superuser's, is copied without a query: in one piece, and without its
-// generated columns, as the manifest says. No cast of a tenant's makes JSON of a value. One gap is left: whoever makes
-// such an index while his tables are being read has its function run within our read-only transaction.
+// # Code of a tenant's
+//
+// A tenant may own its tables, and our login may read every tenant's. So no code of a tenant's runs with our rights:
+//
+//   - Names come from the catalog and are quoted, the search_path is empty, and no view is read.
+//   - To plan a query is to evaluate constant expressions of the relation's indexes, statistics and partition key. A table
+//     where such an expression calls a function that is not compiled is copied without a query: in one piece, and without
+//     its generated columns, as the manifest says.
+//   - An owner may make such an index at any moment, and no lock that a reader may take keeps them from it. So every
+//     table is copied in that way whose owner would gain: who may not SELECT from all that our login may SELECT from. That
+//     is slower for large tables. Where each tenant is read by a login of its own, or where one role owns all tenants'
+//     tables, no owner gains: see deploy/database.md.
+//   - The server makes no JSON of a type whose owner may give it a cast to json. Its text is sent, and JSON is made here.
+//   - The attachment query is an operator's, and has to be planned. It is refused where it names a view, a table with such
+//     an expression, a type with such a cast, or a function of the tenant's; and its errors' texts are not told.
+//
+// What remains, where one login reads the tables of owners who would gain: an owner who makes statistics between our look
+// at the attachment table and the query, a few milliseconds later, has a function run in our read-only transaction. An
+// index that is made there is noticed, and fails the attempt. A login for each tenant leaves nothing to be gained.
 package exporter

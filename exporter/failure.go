@@ -293,3 +293,28 @@ func innermost(err error) error {
 		err = causes[len(causes)-1]
 	}
 }
+
+// ownText are the classes of errors whose text a function of a tenant's cannot choose: those of connections, conflicts,
+// resources, limits, and an operator's intervention.
+var ownText = []string{"08", "40", "53", "54", "57"}
+
+// queryFaults say in our words what is wrong with a query.
+var queryFaults = map[string]string{
+	undefinedTable:        "it names a table that is not there",
+	undefinedColumn:       "it names a column that is not there",
+	undefinedSchema:       "it names a schema that is not there",
+	insufficientPrivilege: "the exporter's role may not read a table that it names",
+	"42601":               "its syntax is wrong",
+	"42883":               "it calls a function or an operator that is not there for these types",
+	"42804":               "its types do not fit",
+}
+
+// withoutText is for a statement that might have run code of a tenant's in spite of all: such code chooses the text of
+// its errors, which could tell what it has read. The code of the error is kept, and described in our words.
+func withoutText(err error) error {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || slices.Contains(ownText, e.Code[:min(2, len(e.Code))]) || strings.HasPrefix(e.Message, tooLargeAllocation) {
+		return err
+	}
+	return &serverError{code: e.Code, message: queryFaults[e.Code]}
+}

@@ -162,7 +162,7 @@ func TestReasonsAreShort(t *testing.T) {
 	var tables []*table
 	for _, r := range c.relations {
 		r.secured = true
-		tables = append(tables, &table{Table: contracts.Table{Name: r.name}, fields: []field{{foreign: true}}})
+		tables = append(tables, &table{Table: contracts.Table{Name: r.name}, fields: []field{{label: "x", typ: "odd"}}, chunks: []chunk{{way: fromText}}})
 	}
 	check(c.check(false))
 	check(checkJSON(tables))

@@ -49,7 +49,7 @@ func (c chunk) sql() string {
 
 func (c chunk) copySQL() string {
 	format := "csv"
-	if c.way != inText {
+	if c.way == inBinary || c.way == inJSON {
 		format = "binary"
 	}
 	if !c.plain {
@@ -66,8 +66,13 @@ func (c chunk) copySQL() string {
 // inheriting tables in their own files.
 func (c chunk) query() string {
 	what := func(f field) string { return f.name }
-	if c.way == inBinary {
+	switch c.way {
+	case inBinary:
 		what = func(f field) string { return f.expr }
+	case inJSON:
+		what = func(f field) string { return f.document }
+	case fromText:
+		what = func(f field) string { return f.text }
 	}
 	var where string
 	switch {
@@ -90,6 +95,8 @@ func (c chunk) sink(l *lines) rowSink {
 		return &tuples{binaryRows: binaryRows{lines: l}, table: c.table}
 	case inJSON:
 		return &documents{binaryRows: binaryRows{lines: l}}
+	case fromText:
+		return &textRows{lines: l, table: c.table}
 	default:
 		return verbatim{l}
 	}
@@ -155,11 +162,11 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 			continue
 		}
 		all := leaves(r)
-		code := slices.ContainsFunc(all, func(r *relation) bool { return r.code })
+		plain := slices.ContainsFunc(all, (*relation).plain)
 		t := &table{Table: contracts.Table{Name: r.name, Columns: []contracts.Column{}, Parents: parents[r.oid]}}
 		var columns []column
 		for _, col := range r.columns {
-			if !code || !col.Generated { // a plain COPY has none of those
+			if !plain || !col.Generated { // a plain COPY has none of those
 				t.Columns, columns = append(t.Columns, col.Column), append(columns, col)
 			}
 		}
@@ -171,7 +178,7 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 			t.Partitions = len(all)
 		}
 		for _, leaf := range all {
-			whole := chunk{table: t, oid: leaf.oid, from: leaf.quoted(c.schema), plain: leaf.code, way: wayOf(format, t.fields, leaf, sizes[leaf.oid].toast)}
+			whole := chunk{table: t, oid: leaf.oid, from: leaf.quoted(c.schema), plain: leaf.plain(), way: wayOf(format, t.fields, leaf, sizes[leaf.oid].toast)}
 			t.chunks = append(t.chunks, cut.chunks(whole, leaf, sizes[leaf.oid])...)
 			bytes += sizes[leaf.oid].compressed()
 		}
@@ -190,7 +197,7 @@ func (c *catalog) plan(sizes map[uint32]storage, cut ranges, format contracts.Fo
 // chunks cuts a relation. TOAST is counted with the pages that refer to it, as if evenly.
 func (cut ranges) chunks(whole chunk, r *relation, size storage) []chunk {
 	pages := size.heap / cut.pageBytes
-	if cut.chunkBytes <= 0 || !r.heap || r.code || pages == 0 {
+	if cut.chunkBytes <= 0 || !r.heap || r.plain() || pages == 0 {
 		return []chunk{whole}
 	}
 	perPage := float64(size.heap+size.toast) / float64(pages)

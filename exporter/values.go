@@ -51,10 +51,12 @@ var kinds = map[string]kind{
 	"jsonb_send":       {valid: validJSONB, csv: csvJSONB, json: jsonJSONB},
 }
 
-// asText is a value that the server has made text of, and asJSON one that it has made JSON of.
+// asText is a value that the server has made text of, asJSON one that it has made JSON of, and textJSON one whose text
+// is a string of JSON.
 var (
-	asText = kind{csv: csvText}
-	asJSON = kind{json: jsonRaw}
+	asText   = kind{csv: csvText}
+	asJSON   = kind{json: jsonRaw}
+	textJSON = kind{json: jsonText}
 )
 
 // quoted puts what f appends between quotation marks. It must need no escaping.
@@ -378,7 +380,11 @@ func oneLine(v []byte) {
 
 // jsonText is a string of JSON as row_to_json writes it.
 func jsonText(dst, v []byte) []byte {
-	dst = append(dst, '"')
+	return append(jsonEscaped(append(dst, '"'), v), '"')
+}
+
+// jsonEscaped is what stands between the quotation marks of a string of JSON, or some of it.
+func jsonEscaped(dst, v []byte) []byte {
 	for len(v) > 0 {
 		n := plainPrefix(v)
 		dst, v = append(dst, v[:n]...), v[n:]
@@ -386,7 +392,7 @@ func jsonText(dst, v []byte) []byte {
 			dst, v = appendEscape(dst, v[0]), v[1:]
 		}
 	}
-	return append(dst, '"')
+	return dst
 }
 
 // plainPrefix is how many bytes of v stand in a string of JSON as they are.

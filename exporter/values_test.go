@@ -59,10 +59,28 @@ var samples = []struct{ name, typ, sql string }{
 	{"point", "point", "VALUES ('(1,2.5)'::point)"},
 	{"tsvector", "tsvector", "VALUES ('a fat cat'::tsvector)"},
 	{"pg_lsn", "pg_lsn", "VALUES ('16/B374D848'::pg_lsn)"},
+	{"int2vector", "int2vector", "VALUES ('1 2 -3'::int2vector), ('')"},
+	{"oidvector", "oidvector", "VALUES ('1 2 3'::oidvector)"},
+	{"boxes", "box[]", "VALUES ('{(1,2),(0,0);(3,4),(1,1)}'::box[]), ('{}'), (NULL)"},
+	{"bounds", "int[]", "VALUES ('[0:1][2:3]={{1,2},{3,NULL}}'::int[])"},
+	{"floats", "float8[]", "VALUES ('{NaN,-Infinity,1e300,-0,0.1}'::float8[])"},
+	{"bools", "bool[]", "VALUES ('{t,f,NULL}'::bool[])"},
+	{"jsons", "json[]", `SELECT ARRAY[E'{"a":\n [1, "x\\\\y"]}', 'null', '"q"']::json[]`},
+	{"arrays_of_domain", "positive[]", "VALUES ('{1.50,NULL,2}'::positive[])"},
+	{"domain_of_arrays", "numbers[]", `SELECT ARRAY['{1,2}'::numbers, NULL]::numbers[]`},
+	{"domain_of_enum", "humour", "VALUES ('sad'::humour)"},
+	{"range_of_ours", "span", "VALUES ('[1,2.5)'::span), ('empty')"},
+	{"ranges_of_ours", "span[]", "VALUES (ARRAY['[1,2.5)'::span])"},
+	{"multirange_of_ours", "spans", "VALUES ('{[1,2.5),[4,5]}'::spans)"},
+	{"record_of_many", "deep", `VALUES (ROW(ARRAY[ROW(1, E'x"\\y (z), {w}\n')::pair, NULL, ROW(NULL, '')::pair], '2026-03-31 14:30:22.5', '2026-03-31 14:30:22+02', 'a,b', '\x00ff', '{"a": [1, "\\"]}', ARRAY['sad', NULL]::mood[])::deep), (ROW(NULL, NULL, NULL, NULL, NULL, NULL, NULL)::deep)`},
+	{"records_of_many", "deep[]", `VALUES (ARRAY[ROW(ARRAY[ROW(1, E'x"\\y (z), {w}\n')::pair], 'infinity', '0044-03-15 12:00:00+00 BC', '', '', '[]', '{}')::deep, NULL])`},
+	{"empty_record", "nothing", "VALUES (ROW()::nothing)"},
 }
 
 const sampleTypes = `CREATE TYPE mood AS ENUM ('sad', 'it''s "ok"', 'a,b'); CREATE TYPE pair AS (a int, b text);
-	CREATE DOMAIN positive AS numeric CHECK (VALUE > 0); CREATE DOMAIN label AS text`
+	CREATE DOMAIN positive AS numeric CHECK (VALUE > 0); CREATE DOMAIN label AS text; CREATE DOMAIN numbers AS int[]; CREATE DOMAIN humour AS mood;
+	CREATE TYPE span AS RANGE (subtype = float8, multirange_type_name = spans); CREATE TYPE nothing AS ();
+	CREATE TYPE deep AS (p pair[], at timestamp, "time ""z""" timestamptz, l label, b bytea, j jsonb, m mood[])`
 
 // TestEveryValueIsPostgreSQLs: what is written here is, byte for byte, what the server writes, in CSV and in JSON, alone
 // in its row and next to others.
@@ -83,6 +101,37 @@ func TestEveryValueIsPostgreSQLs(t *testing.T) {
 			if rows := int64(strings.Count(want, "\n")); format == contracts.JSONL && f.rows != rows {
 				t.Errorf("%s: %d rows, not %d", name, f.rows, rows)
 			}
+		}
+	}
+}
+
+// TestEveryValueFromText: the JSON of a table that may only be copied plain is the server's, too, byte for byte, with
+// TOAST and without, alone in its row and next to others.
+func TestEveryValueFromText(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, sampleTypes, "CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1'")
+	for _, s := range samples {
+		tn.exec(fmt.Sprintf("CREATE TABLE %[1]q AS SELECT v::%[2]s AS %[1]q FROM (%[3]s) s (v); INSERT INTO %[1]q VALUES (NULL); CREATE INDEX ON %[1]q ((f(1)))", s.name, s.typ, s.sql),
+			fmt.Sprintf(`CREATE TABLE %[2]q AS SELECT 7 AS a, %[1]q AS v, 'x' AS "q""k", NULL::text AS b, '{}'::text[] AS c FROM %[1]q; CREATE INDEX ON %[2]q ((f(1)))`, s.name, s.name+" among others"),
+			fmt.Sprintf(`CREATE TABLE %[2]q AS SELECT %[1]q AS v, '' AS t FROM %[1]q LIMIT 50; ALTER TABLE %[2]q ALTER t SET STORAGE EXTERNAL; UPDATE %[2]q SET t = repeat(E'a"\n,\\', 2000); CREATE INDEX ON %[2]q ((f(1)))`,
+				s.name, s.name+" toasted"))
+	}
+	ways := map[way]int{}
+	a := attempt(tn.schema)
+	a.Request.Format = contracts.JSONL
+	s, err := New(tn.db, nil, Config{}).Open(t.Context(), a)
+	must(t, err)
+	for _, table := range s.tables {
+		ways[table.chunks[0].way]++
+	}
+	must(t, s.Close())
+	if ways[fromText] < len(samples) || ways[inJSON] > 0 {
+		t.Errorf("ways: %v", ways)
+	}
+	for name, f := range tn.exportAs(contracts.JSONL, Config{}) {
+		if want := tn.serverSays(contracts.JSONL, name); f.data != want {
+			at := firstDifference(f.data, want)
+			t.Errorf("%q differs at byte %d of %d:\n%.200q\nPostgreSQL says\n%.200q", name, at, len(want), f.data[max(0, at-40):], want[max(0, at-40):])
 		}
 	}
 }
