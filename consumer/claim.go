@@ -57,6 +57,18 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 			}
 			t = decided
 		}
+		if errors.Is(err, errNoCell) && !isRun(m.Subject()) {
+			why, err := c.takesRun(ctx, req, time.Now())
+			if err != nil {
+				return nil, c.postpone(err, c.cfg.RetryBase)
+			}
+			if why != nil {
+				return nil, c.bury(ctx, m, req.Job, why)
+			}
+		}
+		if err == nil && isRun(m.Subject()) && r.before(req) {
+			return nil, c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before the schedule's time, by a request: it is not this run", req.Job, req.Tenant))
+		}
 		if begins := errors.Is(err, errNoCell) && t.skip == nil || err == nil && r.State == running && !r.Cancel && r.Owner == ""; begins {
 			if delay, ok := chair.take(); !ok {
 				return nil, fate{end: later, delay: delay}

@@ -116,6 +116,49 @@ func (c *Consumer) turnOf(ctx context.Context, req contracts.Request, table *tim
 	}
 }
 
+// skew is how far a publisher's clock may be ahead of a worker's.
+const skew = time.Minute
+
+// takesRun says why a request that has no record may not have its job's id, or nil. A publisher could otherwise ask for a
+// run of a schedule before its time, and the run would find its job done. The ids of runs are known years ahead. A run
+// that was decided about, or is too old to be begun, is nobody's to take.
+func (c *Consumer) takesRun(ctx context.Context, req contracts.Request, now time.Time) (why *contracts.Rejection, err error) {
+	at, parseErr := time.Parse(contracts.JobLayout, req.Job)
+	if parseErr != nil || now.Sub(at) > c.cfg.MaxAge {
+		return nil, nil
+	}
+	refused := func(format string) *contracts.Rejection {
+		return &contracts.Rejection{Code: contracts.InvalidRequest, Err: fmt.Errorf("job %s: "+format+"; ask with another id", req.Job)}
+	}
+	if at.After(now.Add(skew)) {
+		return refused("it names a time that lies ahead, and such ids are kept for the runs of schedules"), nil
+	}
+	if c.calendar == nil {
+		return nil, nil
+	}
+	schedule, err := c.calendar.Get(ctx, req.Tenant)
+	if _, unreadable := contracts.AsRejection(err); unreadable || errors.Is(err, ErrNoSchedule) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	table, err := readTimetable(schedule)
+	if err != nil || at.Before(table.UpdatedAt) || !table.last(at).Equal(at) {
+		return nil, nil //nolint:nilerr // a schedule that cannot be read has no runs
+	}
+	last, _, err := c.lastRun(ctx, req.Tenant)
+	if err != nil || last != nil && at.Before(last.FiredAt) {
+		return nil, err
+	}
+	return refused("it is the run of the tenant's schedule at that time"), nil
+}
+
+// before reports whether r is the job of a request that was begun before the time of the run that run asks for.
+func (r record) before(run contracts.Request) bool {
+	return r.Schedule == nil && r.Digest != "" && r.CreatedAt.Before(run.RequestedAt)
+}
+
 // lastRun reads a tenant's cell: nil and 0 when there is none.
 func (c *Consumer) lastRun(ctx context.Context, tenant string) (*lastRun, uint64, error) {
 	last := new(lastRun)

@@ -70,6 +70,16 @@ func (c calendarOf) All(ctx context.Context) ([]contracts.Schedule, error) {
 	})
 }
 
+func (c calendarOf) Get(ctx context.Context, tenant string) (contracts.Schedule, error) {
+	return call(ctx, c.n, "schedule of "+tenant, func() (contracts.Schedule, error) {
+		s, ok := c.n.schedules[tenant]
+		if !ok {
+			return s, ErrNoSchedule
+		}
+		return s, nil
+	})
+}
+
 func (c calendarOf) Ask(ctx context.Context, tenant string, body []byte, id string) error {
 	return c.n.reach(ctx, "ask "+id, func() error {
 		if at, taken := c.n.asked[id]; !taken || time.Since(at) > 24*time.Hour {
@@ -564,4 +574,67 @@ func (c *chaos) runSchedules() {
 	if delivered["acme"] < 1 || delivered["globex"] < 1 || len(c.dead) > 0 {
 		c.fail("deliveries %v, dead letters %v", delivered, c.dead)
 	}
+}
+
+// TestNobodyTakesARun: a publisher who asks for a run of a schedule before it is made is refused, whatever it asks for,
+// and the run is made.
+func TestNobodyTakesARun(t *testing.T) {
+	t.Parallel()
+	inMemory(t, func(t *testing.T, w *memory) {
+		w.node("w1").employ(exports{}, Config{Slots: 2})
+		began := time.Now().UTC().Truncate(time.Minute)
+		w.schedule(minutely())
+		run := func(n int) string { return began.Add(time.Duration(n) * time.Minute).Format(contracts.JobLayout) }
+		ask := func(job string, only contracts.Kind) {
+			req := request(job)
+			req.Only = only
+			w.publish(req)
+		}
+		time.Sleep(5 * time.Second)
+		ask(run(1), contracts.Attachments)                                      // less than a minute ahead
+		ask(run(2), "")                                                         // the same wish as the run's
+		ask(run(3), contracts.Tables)                                           // further ahead
+		ask(began.AddDate(10, 0, 0).Format(contracts.JobLayout), "")            // a run that no schedule names yet
+		ask(began.Add(2*time.Second).Format(contracts.JobLayout), "")           // no run: as `snapfleet submit` makes ids
+		ask("nightly", "")                                                      // nor is this
+		time.Sleep(time.Until(began.Add(4*time.Minute)) + 500*time.Millisecond) // run 4 may be queued or under way
+		ask(run(4), contracts.Attachments)                                      // at the very moment
+		time.Sleep(time.Until(began.Add(4*time.Minute + 50*time.Second)))
+		for n := 1; n <= 4; n++ {
+			if end, made := w.ends()[run(n)], w.run(run(n)); end != string(contracts.Delivered) || made.FiredAt.IsZero() {
+				t.Errorf("run %d has ended as %q, fired at %v", n, end, made.FiredAt)
+			}
+		}
+		for _, job := range []string{began.Add(2 * time.Second).Format(contracts.JobLayout), "nightly"} {
+			if end := w.ends()[job]; end != string(contracts.Delivered) {
+				t.Errorf("job %s, which is no run, has ended as %q", job, end)
+			}
+		}
+		var refused []string
+		for _, r := range w.refused {
+			refused = append(refused, r.Job)
+		}
+		if len(refused) != 5 {
+			t.Errorf("refused are %q", refused)
+		}
+	})
+}
+
+// TestRunIsNotAnEarlierRequest: a job that a worker of an earlier release has begun for a request does not stand for the
+// run of that id.
+func TestRunIsNotAnEarlierRequest(t *testing.T) {
+	t.Parallel()
+	inMemory(t, func(t *testing.T, w *memory) {
+		began := time.Now().UTC().Truncate(time.Minute)
+		job := began.Add(time.Minute).Format(contracts.JobLayout)
+		req := request(job)
+		taken := record{State: done, Request: req, Digest: req.Digest(), Epoch: 1, Attempt: 1, CreatedAt: began, Delivery: &delivery{}}
+		must(recordsOf(w.node("earlier")).swap(t.Context(), recordKey("acme", job), taken, 0))
+		w.node("w1").employ(exports{}, Config{})
+		w.schedule(minutely())
+		time.Sleep(90 * time.Second)
+		if want := "acme." + job + " " + string(contracts.JobConflict); !slices.Contains(w.dead, want) {
+			t.Errorf("dead letters are %q, want %q", w.dead, want)
+		}
+	})
 }

@@ -19,6 +19,8 @@ const timekeeperKey = "timekeeper"
 type calendar interface {
 	// All returns every schedule that can be read; the error is about the others, or about all.
 	All(ctx context.Context) ([]contracts.Schedule, error)
+	// Get returns a tenant's schedule, or [ErrNoSchedule]. One that cannot be read is a [contracts.Rejection].
+	Get(ctx context.Context, tenant string) (contracts.Schedule, error)
 	// Ask publishes a message on the tenant's runs. The same id is taken once, for a day.
 	Ask(ctx context.Context, tenant string, body []byte, id string) error
 	// Restore publishes a schedule that was there before, as it was.

@@ -25,7 +25,8 @@ type Request struct {
 	// Tenant is the name under which the tenant is registered; it is the last token of the subject, too.
 	Tenant string `json:"tenant"`
 	// Job names the delivery: the folder in the bucket, and the key under which a repeated request is
-	// recognised. 1 to 64 of A-Z a-z 0-9 _ -. Schedules use the UTC fire time, 2026-03-31-143022.
+	// recognised. 1 to 64 of A-Z a-z 0-9 _ -. Schedules use the UTC fire time, 2026-03-31-143022: a request
+	// with an id of that form is refused when the time lies ahead, or is that of a run that was not begun yet.
 	Job string `json:"job"`
 	// Only restricts the snapshot to "tables" or "attachments". Empty: both.
 	Only Kind `json:"only,omitempty"`

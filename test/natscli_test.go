@@ -38,7 +38,7 @@ func TestNATSPage(t *testing.T) {
 	p.shell("snapfleet tenant set acme")
 
 	backupKey := p.key(p.theOne("sh backup-key", "nk -gen user"))
-	p.edit("accounts.conf", "jetstream: enabled\n\n    users: [\n", "jetstream: enabled\n\n    users: [\n      { nkey: "+backupKey+", permissions: { publish: { deny: [\"$JS.API.*.*.KV_snapshot_pieces\", \"$JS.API.*.*.KV_snapshot_pieces.>\", \"$JS.API.*.*.*.KV_snapshot_pieces\", \"$JS.API.*.*.*.KV_snapshot_pieces.>\"] } } }\n")
+	p.edit("accounts.conf", "jetstream: enabled\n\n    users: [\n", "jetstream: enabled\n\n    users: [\n      { nkey: "+backupKey+", permissions: { publish: { deny: [\"$JS.API.STREAM.SNAPSHOT.KV_snapshot_pieces\", \"$JS.API.STREAM.MSG.GET.KV_snapshot_pieces\", \"$JS.API.DIRECT.GET.KV_snapshot_pieces\", \"$JS.API.DIRECT.GET.KV_snapshot_pieces.>\", \"$JS.API.CONSUMER.*.KV_snapshot_pieces\", \"$JS.API.CONSUMER.*.KV_snapshot_pieces.>\", \"$JS.API.CONSUMER.*.*.KV_snapshot_pieces.>\"] } } }\n")
 	p.reload()
 	p.shell(p.theOne("sh backup", "backup stream"))
 
