@@ -109,6 +109,9 @@ func (c *Consumer) prepare(ctx context.Context, l *lease, r record) error {
 			return err
 		}
 	}
+	if r.Epoch == 1 {
+		c.noteRecord(ctx, a.Tenant)
+	}
 	c.routes.aim(r.Request.Tenant, destinationOf(a))
 	attempt, cancel := l.begin()
 	defer cancel(nil)

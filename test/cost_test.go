@@ -42,6 +42,7 @@ var (
 		"mark for the janitor",
 		"record running",
 		"read the tenant",
+		"read what the tenant was",
 		"record running with an upload",
 		"receipt",
 		"record committing",
@@ -218,6 +219,8 @@ func (f *fleet) message(m world.Message) (name string, again bool) {
 		return "read the outcome", false
 	case is("DIRECT.GET.KV_" + contracts.TenantBucket):
 		return "read the tenant", false
+	case is("DIRECT.GET.KV_"+contracts.FleetBucket) && is(".record."):
+		return "read what the tenant was", false
 	case is("DIRECT.GET.KV_" + contracts.PieceBucket):
 		return "read the receipt", false
 	case is("DIRECT.GET.KV_" + contracts.JobBucket):

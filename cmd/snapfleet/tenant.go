@@ -93,6 +93,9 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 	if err := registry.Set(ctx, record); err != nil {
 		return err
 	}
+	if err := c.warnOfTwins(ctx, registry, record); err != nil {
+		return err
+	}
 	if record, err = registry.Get(ctx, t.Tenant); err != nil { // as it stands now
 		return err
 	}
@@ -107,6 +110,25 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 	default:
 		fmt.Fprintln(c.out)
 		fmt.Fprintln(c.out, wrap("Send the external ID to the customer: the trust policy of their role must demand it as sts:ExternalId. `snapfleet policy "+t.Tenant+"` prints what they set up, and `snapfleet tenant check "+t.Tenant+"` tries it.", c.width))
+	}
+	return nil
+}
+
+// maxTwins is how many other tenants a warning names.
+const maxTwins = 10
+
+// warnOfTwins tells on standard error which other tenants have the same schema, bucket or external ID.
+func (c *console) warnOfTwins(ctx context.Context, registry *consumer.Registry, record contracts.Tenant) error {
+	twins, err := registry.Twins(ctx, record)
+	if err != nil {
+		return fmt.Errorf("the record is written; compare it with other tenants': %w", err)
+	}
+	for n, twin := range twins {
+		if n == maxTwins {
+			fmt.Fprintf(c.err, "Warning: so have %d more tenants.\n", len(twins)-n)
+			break
+		}
+		fmt.Fprintf(c.err, "Warning: tenant %s has the same %s.\n", twin.Tenant, strings.Join(twin.Shares, " and the same "))
 	}
 	return nil
 }

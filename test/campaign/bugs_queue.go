@@ -36,6 +36,11 @@ var queueBugs = []bug{
 		`^TestWhateverIsPublishedIsBuried$`,
 	},
 	{
+		"a changed record told without an end", "consumer/recordnote.go",
+		`next := knownRecord{Fields: now, Untold: known.Untold}`, `next := knownRecord{Fields: known.Fields, Untold: known.Untold}`,
+		`^TestChangedRecordIsTold$`,
+	},
+	{
 		"a request takes a run of a schedule", "consumer/runs.go",
 		`|| !table.last(at).Equal(at) {`, `|| !table.last(at).Equal(at) || at.Before(now) {`,
 		`^TestNobodyTakesARun$`,
