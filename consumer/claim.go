@@ -60,7 +60,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 		if errors.Is(err, errNoCell) && !isRun(m.Subject()) {
 			why, err := c.takesRun(ctx, req, time.Now())
 			if err != nil {
-				return nil, c.postpone(err, c.cfg.RetryBase)
+				return nil, c.postpone(ctx, err, c.cfg.RetryBase)
 			}
 			if why != nil {
 				return nil, c.bury(ctx, m, req.Job, why)
@@ -158,7 +158,11 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		r.Attempt, r.AttemptID = 0, ""
 		return c.unlessEnded(ctx, m, r.givenUp(t.skip))
 	}
-	age := now.Sub(req.RequestedAt) - c.pauses.held(req.Tenant, req.RequestedAt, now)
+	since := req.RequestedAt
+	if m.Published().Before(since) { // a publisher may name a time that lies ahead, and would never be refused
+		since = m.Published()
+	}
+	age := now.Sub(since) - c.pauses.held(req.Tenant, since, now)
 	if age > c.cfg.MaxAge {
 		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, the limit is %v; pauses do not count", age.Round(time.Second), c.cfg.MaxAge)), false
 	}

@@ -375,7 +375,7 @@ func TestFlood(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Logf("%d requests, %d that cannot be read: another tenant's job begins after %v, with %d lines in the log",
-		requests, garbage, time.Since(began).Round(time.Millisecond), log.with("request refused")+log.with("cannot decide"))
+		requests, garbage, time.Since(began).Round(time.Millisecond), log.with("request refused")+log.with("request postponed"))
 	if minutes := int(time.Since(began).Minutes()) + 1; log.with("request refused") > minutes*refusalLines {
 		t.Errorf("%d lines about refused requests", log.with("request refused"))
 	}
@@ -408,4 +408,31 @@ func TestSpacing(t *testing.T) {
 	if got := s.delay("greedy", base, now.Add(time.Hour)); got != base || len(s.next) != 1 {
 		t.Errorf("after an hour it waits for %v; %d tenants are remembered", got, len(s.next))
 	}
+}
+
+// TestRequestFromTheFuture: a request that names a time that lies ahead is as old as its message. It is refused like any
+// other when its destination cannot be asked for a week.
+func TestRequestFromTheFuture(t *testing.T) {
+	t.Parallel()
+	inMemory(t, func(t *testing.T, w *memory) {
+		n := w.node("w1")
+		n.faults = func(op string) fault {
+			if op == "s3 get manifest" {
+				return fault{kind: refuse}
+			}
+			return fault{}
+		}
+		n.employ(exports{}, Config{})
+		req := request("future")
+		req.RequestedAt = time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)
+		w.publish(req)
+		time.Sleep(6 * 24 * time.Hour)
+		if len(w.dead) > 0 {
+			t.Errorf("after six days: %q", w.dead)
+		}
+		time.Sleep(2 * 24 * time.Hour)
+		if want := "acme.future " + string(contracts.RequestExpired); len(w.dead) != 1 || w.dead[0] != want || len(w.refused) != 1 {
+			t.Errorf("after eight days: %q, %v, want %q", w.dead, w.refused, want)
+		}
+	})
 }

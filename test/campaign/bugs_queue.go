@@ -41,6 +41,11 @@ var queueBugs = []bug{
 		`^TestChangedRecordIsTold$`,
 	},
 	{
+		"a request's age by its publisher's word alone", "consumer/claim.go",
+		`if m.Published().Before(since) {`, `if m == nil {`,
+		`^TestRequestFromTheFuture$`,
+	},
+	{
 		"a request takes a run of a schedule", "consumer/runs.go",
 		`|| !table.last(at).Equal(at) {`, `|| !table.last(at).Equal(at) || at.Before(now) {`,
 		`^TestNobodyTakesARun$`,
