@@ -398,7 +398,7 @@ func (s *Snapshot) openSiblings(from origin, c *catalog, wanted int64) (err erro
 			siblings[i], err = s.openSibling(ctx, from.snapshot, c.schema, tables)
 			if isBusy(err) {
 				if siblings[i] != nil {
-					disconnect(siblings[i])
+					abandon(siblings[i])
 				}
 				siblings[i], err = nil, nil
 			}

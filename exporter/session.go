@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,9 @@ import (
 
 // connectTimeout bounds a connection attempt where the database URL does not.
 const connectTimeout = 15 * time.Second
+
+// cancelTimeout bounds a request to cancel what a session does. It is a courtesy: the session ends without it, too.
+const cancelTimeout = 2 * time.Second
 
 // keepAlive notices within half a minute that the other side is gone, also when only it would speak.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
@@ -38,11 +42,15 @@ func (s *server) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
+	var connected atomic.Bool
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
 			err = tcp.SetKeepAliveConfig(keepAlive)
+		}
+		if err == nil && connected.Load() { // for a request to cancel, which a pooler may keep waiting, too
+			err = conn.SetDeadline(time.Now().Add(cancelTimeout))
 		}
 		return conn, err
 	}
@@ -50,6 +58,7 @@ func (s *server) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, loginFailed(ctx, err)
 	}
+	connected.Store(true)
 	keep(conn)
 	return conn, nil
 }
@@ -147,6 +156,14 @@ func disconnect(conn *pgx.Conn) {
 	defer cancel()
 	conn.Close(ctx) // all that can fail is saying goodbye
 	<-conn.PgConn().CleanupDone()
+}
+
+// abandon ends a session that may have given no answer: its socket is closed without waiting for one.
+func abandon(conn *pgx.Conn) {
+	if conn.PgConn().IsClosed() {
+		conn.PgConn().Conn().Close() // it is read until the other side closes it, or is closed here
+	}
+	disconnect(conn)
 }
 
 // maxSessionName is PostgreSQL's: longer names are cut.

@@ -23,6 +23,7 @@ have_gnu_tar || packages="$packages tar"
 have bsdtar || packages="$packages libarchive-tools"
 have python3 || packages="$packages python3"
 have git || packages="$packages git"
+have pgbouncer || [ -x /usr/sbin/pgbouncer ] || packages="$packages pgbouncer"
 have jq || packages="$packages jq"
 have psql || packages="$packages postgresql-client"
 [ -n "$packages" ] || exit 0
@@ -30,7 +31,7 @@ have psql || packages="$packages postgresql-client"
 if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
 	echo "The tests need programs that this machine lacks. On Debian or Ubuntu:" >&2
 	echo "    sudo apt-get install -y --no-install-recommends$packages" >&2
-	echo "Elsewhere: PostgreSQL's server (14 or newer), a C compiler, GNU tar, bsdtar, python3, git, jq and psql, in PATH." >&2
+	echo "Elsewhere: PostgreSQL's server (14 or newer), a C compiler, GNU tar, bsdtar, python3, git, jq, psql and pgbouncer, in PATH." >&2
 	exit 1
 fi
 
@@ -55,4 +56,5 @@ if ! { apt-get update -q && apt-get install -q -y --no-install-recommends \
 	echo "apt-get could not install:$packages" >&2
 	exit 1
 fi
+case $packages in *pgbouncer*) service pgbouncer stop >/dev/null 2>&1 || true ;; esac # the tests start their own
 rm -f "$log"
