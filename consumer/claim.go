@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -108,7 +109,7 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 		default:
 			next = c.takeOver(r, req)
 		}
-		if !next.skipped() { // which leaves nothing behind
+		if kind != claimFirst && !next.skipped() { // which leaves nothing behind; firstSight has made the note
 			if err := c.records.Put(ctx, sweepKey(req.Tenant, req.Job), []byte("{}")); err != nil {
 				return nil, c.postpone(ctx, fmt.Errorf("mark the job for the janitor: %w", err), c.cfg.RetryBase)
 			}
@@ -176,33 +177,94 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		return r, c.postpone(ctx, err, c.cfg.RetryBase), false
 	}
 	c.routes.aim(req.Tenant, destinationOf(a))
+	note, err := c.countLook(ctx, &r)
+	if err != nil {
+		return r, c.postpone(ctx, err, c.cfg.RetryBase), false
+	}
+	if r.Crashes > c.cfg.Crashes {
+		return c.unlessEnded(ctx, m, r.givenUp(&contracts.Rejection{Code: contracts.CrashLoop, Err: fmt.Errorf(
+			"%d workers went silent while they looked for a delivery in %s", r.Crashes, manifestURL(a))}))
+	}
 	look, cancel := context.WithTimeout(ctx, c.cfg.Fence) // nobody holds the job yet, so not for long
 	defer cancel()
 	look, stop := c.whileStaying(look)
 	defer stop()
-	manifest, err := c.work.Delivered(look, a)
+	found, err := c.work.Delivered(look, a)
 	if _, faulty := contracts.AsWorkerFault(err); faulty {
 		err = nil // it was not looked: the attempt meets the fault again, and the record keeps it for people to see
 	}
-	if _, rejected := contracts.AsRejection(err); err != nil && !rejected {
-		c.routes.report(req.Tenant, unreachable(err) || look.Err() != nil)
+	rejection, rejected := contracts.AsRejection(err)
+	if err != nil && !rejected {
+		away := unreachable(err) || look.Err() != nil
+		c.routes.report(req.Tenant, away)
+		c.endLook(ctx, req, note, r.Crashes)
 		// There is no record to count in, and the circuit is this worker's own: without the count of the whole fleet, each
 		// worker would find out anew, with a slot, that nothing answers.
-		return r, c.postpone(ctx, err, retryDelay(int(m.Delivered())-1, c.cfg)), false
+		if away || m.Delivered() <= mostLooks {
+			return r, c.postpone(ctx, err, retryDelay(int(m.Delivered())-1, c.cfg)), false
+		}
+		// It answers, and nothing comes of it: the attempts meet that again. They are counted, and end.
 	}
-	if manifest == nil { // or we are not let in: the attempt meets the refusal again, and ends with an outcome
+	switch {
+	case rejected && rejection.Code == contracts.DestinationTaken:
+		return c.unlessEnded(ctx, m, r.givenUp(rejection))
+	case found == nil: // or we are not let in: the attempt meets that again, and there it is counted, and judged
 		return c.unlessEnded(ctx, m, r)
 	}
 	// The bucket is the second witness of a commit. The record was lost; the delivery was not.
-	d, err := witness(a, manifest)
-	if err != nil {
-		if errors.Is(err, errOtherContent) { // it has ended, and this is no request for it
-			return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: contracts.JobConflict, Err: err}), false
-		}
-		return c.unlessEnded(ctx, m, r.givenUp(&contracts.Rejection{Code: contracts.DestinationTaken, Err: err}))
+	d, err := witness(a, found)
+	if err != nil { // it has ended, and this is no request for it
+		return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: contracts.JobConflict, Err: err}), false
 	}
 	r.State, r.Delivery, r.AttemptID = committed, d, d.AttemptID
 	return r, fate{}, true
+}
+
+// mostLooks is how often a message is handed out before a failure that nobody can name begins an attempt all the same.
+const mostLooks = 20
+
+// countLook counts, before there is a record, that this worker looks into the job's folder, where anything may be: it is
+// the note for the janitor that holds the count. What an earlier look has left there is a worker that went silent: it is
+// in r.Crashes. So whatever kills workers there comes to an end.
+func (c *Consumer) countLook(ctx context.Context, r *record) (note uint64, err error) {
+	key := sweepKey(r.Request.Tenant, r.Request.Job)
+	for {
+		var s sweep
+		value, rev, err := c.records.Get(ctx, key)
+		switch {
+		case errors.Is(err, errNoCell):
+			rev = 0
+		case err != nil:
+			return 0, fmt.Errorf("read %s: %w", key, err)
+		default:
+			if err := json.Unmarshal(value, &s); err != nil {
+				return 0, fmt.Errorf("read %s: %w", key, err)
+			}
+		}
+		r.Crashes = s.Looks
+		s.Looks++
+		value, _ = json.Marshal(s)
+		if rev == 0 {
+			note, err = c.records.Create(ctx, key, value)
+		} else {
+			note, err = c.records.Update(ctx, key, value, rev)
+		}
+		if !errors.Is(err, errSwapped) {
+			if err != nil {
+				err = fmt.Errorf("count a look into the bucket: %w", err)
+			}
+			return note, err
+		}
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// endLook takes a look back that ended without a record. Should it fail, one crash too many is counted.
+func (c *Consumer) endLook(ctx context.Context, req contracts.Request, note uint64, before int) {
+	value, _ := json.Marshal(sweep{Looks: before})
+	_, _ = c.records.Update(ctx, sweepKey(req.Tenant, req.Job), value, note)
 }
 
 // unlessEnded is firstSight's last question: an outcome is the third witness of a job, and says that its id is used
@@ -226,20 +288,14 @@ func (c *Consumer) unlessEnded(ctx context.Context, m message, r record) (record
 // errOtherContent: the same job was delivered for another wish.
 var errOtherContent = errors.New("it was asked for before, with other content")
 
-// witness reads a delivery from the manifest that stands in the bucket.
-func witness(a contracts.Attempt, manifest []byte) (*delivery, error) {
-	m, err := contracts.DecodeManifest(manifest)
-	if err != nil {
-		return nil, fmt.Errorf("the folder %s holds a %s that is none of ours: %w", a.Prefix(), contracts.ManifestName, err)
-	}
-	if m.Tenant != a.Tenant.Name || m.Job != a.Request.Job {
-		return nil, fmt.Errorf("the folder %s holds a delivery of %s", a.Prefix(), contracts.JobPrefix(m.Tenant, m.Job))
-	}
+// witness is what the record keeps of a delivery that was found. The error Is errOtherContent.
+func witness(a contracts.Attempt, found *contracts.FoundDelivery) (*delivery, error) {
+	m := found.Manifest
 	if asked := a.Request; m.Only != asked.Only || asked.Format != "" && m.Format != asked.Format {
 		return nil, fmt.Errorf("the folder %s holds this job's delivery: %w", a.Prefix(), errOtherContent)
 	}
 	return &delivery{
-		AttemptID: m.Attempt, Manifest: manifestURL(a), ManifestSHA256: digestOf(manifest), Totals: m.Totals,
+		AttemptID: m.Attempt, Manifest: manifestURL(a), ManifestSHA256: found.SHA256, Totals: m.Totals,
 	}, nil
 }
 
@@ -304,7 +360,7 @@ func (c *Consumer) attemptOf(ctx context.Context, r record) (contracts.Attempt, 
 	if err != nil {
 		return contracts.Attempt{}, err
 	}
-	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID, Conflicts: r.Conflicts}, nil
+	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID, Conflicts: r.Conflicts, FleetKey: c.fleetKey}, nil
 }
 
 // postpone lets the message come again; err is logged with the job, because nothing else tells it.

@@ -162,12 +162,14 @@ type Consumer struct {
 	fleet   board // what the fleet knows between two jobs
 	ledger  ledger
 	tenants registry
-	seen    *observations
-	crowd   *crowd
-	routes  *circuits
-	pauses  *pauses
-	meters  meters
-	poster  *poster // nil without a webhook
+	// fleetKey signs what is delivered, and proves what is found.
+	fleetKey contracts.FleetKey
+	seen     *observations
+	crowd    *crowd
+	routes   *circuits
+	pauses   *pauses
+	meters   meters
+	poster   *poster // nil without a webhook
 
 	spacing          spacing
 	refusals, delays logLimit // of what is logged about refused and about postponed requests
@@ -230,6 +232,9 @@ func New(ctx context.Context, nc *nats.Conn, work Work, cfg Config) (*Consumer, 
 	c := assemble(work, cfg, q, records{jobs, pieces}, between, outcomes, resolved{tenants})
 	c.connected, c.nc = nc.IsConnected, nc
 	rightsOf(nc)
+	if c.fleetKey, err = tenants.fleetKey(ctx); err != nil {
+		return nil, err
+	}
 	if cfg.Webhook != nil {
 		if c.poster, err = openPoster(ctx, nc, js, cfg.Webhook, cfg.Log); err != nil {
 			return nil, err

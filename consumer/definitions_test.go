@@ -150,7 +150,7 @@ func TestDefinitionsSuffice(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range lines {
-		if !strings.HasSuffix(line, kept) {
+		if !strings.HasSuffix(line, kept) && line != "fleet key: "+made { // a secret is in no file
 			t.Error(line)
 		}
 	}

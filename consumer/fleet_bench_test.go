@@ -24,7 +24,9 @@ import (
 // noWork delivers nothing, at once: what is left is what a job costs the broker, and the worker that talks to it.
 type noWork struct{ exports }
 
-func (noWork) Delivered(context.Context, contracts.Attempt) ([]byte, error)         { return nil, nil }
+func (noWork) Delivered(context.Context, contracts.Attempt) (*contracts.FoundDelivery, error) {
+	return nil, nil
+}
 func (noWork) Complete(context.Context, contracts.Attempt, contracts.Receipt) error { return nil }
 func (noWork) Seal(context.Context, contracts.Attempt, contracts.Receipt) error     { return nil }
 func (noWork) Abort(context.Context, contracts.Attempt, []contracts.Upload) error   { return nil }

@@ -14,9 +14,14 @@ import (
 // janitorKey is swapped by whichever worker sweeps next.
 const janitorKey = "janitor"
 
+// sweepTimeout bounds the look after one job, in whose bucket anything may answer. The next round tries again.
+const sweepTimeout = 2 * time.Minute
+
 // sweep is what the janitor remembers of a job: how often it has looked after it.
 type sweep struct {
 	Passes int `json:"passes,omitempty"`
+	// Looks is how many workers have begun to look into the job's folder before there was a record, and have not ended.
+	Looks int `json:"looks,omitempty"`
 }
 
 // janitor removes what could not be removed in time: uploads that a paused worker created after its successor
@@ -53,8 +58,9 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	}
 	r, _, err := c.records.get(ctx, recordKey(tenant, job))
 	if errors.Is(err, errNoCell) {
-		if c.seen.unchanged(key, rev) < c.cfg.Observe {
-			return nil // whoever has just left the note may be about to write the record
+		unchanged := c.seen.unchanged(key, rev)
+		if unchanged < c.cfg.Observe || s.Looks > 0 && unchanged < c.cfg.RetryMax {
+			return nil // a worker may be about to write the record, or has died over the job, which is still to be counted
 		}
 		return c.forget(ctx, tenant, job, rev)
 	}
@@ -67,7 +73,9 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	}
 	a, err := c.attemptOf(ctx, r)
 	if err == nil {
-		err = c.work.Abort(ctx, a, r.Uploads)
+		abort, cancel := context.WithTimeoutCause(ctx, sweepTimeout, fmt.Errorf("not done within %v", sweepTimeout))
+		err = c.work.Abort(abort, a, r.Uploads)
+		cancel()
 	}
 	result := "ok"
 	if err != nil {

@@ -144,7 +144,14 @@ func seal(a contracts.Attempt, receipt contracts.Receipt) (*delivery, [][]byte, 
 	if receipt.Attempt != a.ID {
 		return nil, nil, fmt.Errorf("the receipt is of attempt %s, not of %s", receipt.Attempt, a.ID)
 	}
-	d, err := witness(a, receipt.Manifest)
+	m, err := contracts.DecodeManifest(receipt.Manifest)
+	if err == nil && (m.Tenant != a.Tenant.Name || m.Job != a.Request.Job) {
+		err = fmt.Errorf("it is of %s, not of %s", contracts.JobPrefix(m.Tenant, m.Job), a.Prefix())
+	}
+	var d *delivery
+	if err == nil {
+		d, err = witness(a, &contracts.FoundDelivery{Manifest: m, SHA256: digestOf(receipt.Manifest)})
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("the receipt's manifest: %w", err)
 	}
@@ -370,16 +377,19 @@ func (c *Consumer) fail(ctx context.Context, l *lease, r record, why *contracts.
 // found is the delivery that stands in the job's folder, or nil when there is none.
 func (c *Consumer) found(ctx context.Context, r record) (*delivery, error) {
 	a, err := c.attemptOf(ctx, r)
-	var manifest []byte
+	var there *contracts.FoundDelivery
 	if err == nil {
-		manifest, err = c.work.Delivered(ctx, a)
+		there, err = c.work.Delivered(ctx, a)
 	}
-	if err != nil || manifest == nil {
+	if rejection, ok := contracts.AsRejection(err); ok && rejection.Code == contracts.DestinationTaken {
+		return nil, nil // a stranger's
+	}
+	if err != nil || there == nil {
 		return nil, err
 	}
-	d, err := witness(a, manifest)
+	d, err := witness(a, there)
 	if err != nil {
-		return nil, nil // a stranger's
+		return nil, nil // it was delivered for another wish
 	}
 	return d, nil
 }

@@ -26,8 +26,10 @@ type Work interface {
 	Seal(ctx context.Context, a contracts.Attempt, r contracts.Receipt) error
 	// Abort leaves no upload of the job behind: neither those given nor any other below its prefix.
 	Abort(ctx context.Context, a contracts.Attempt, uploads []contracts.Upload) error
-	// Delivered returns the manifest that stands in the job's folder, or nil.
-	Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error)
+	// Delivered returns the delivery that is in the job's folder, or nil when there is no manifest. It reads no more of
+	// what is there than it can bound. A manifest that does not prove a whole delivery of this job is a
+	// [contracts.Rejection] of DestinationTaken.
+	Delivered(ctx context.Context, a contracts.Attempt) (*contracts.FoundDelivery, error)
 }
 
 // Answers is what operators ask a worker, beside its jobs. Several may be asked at once. An error with a

@@ -57,7 +57,15 @@ func Setup(ctx context.Context, js jetstream.JetStream, o SetupOptions) ([]strin
 		}
 		lines = append(lines, p.reader()+": "+did)
 	}
-	return lines, nil
+	tenants, err := openCells(ctx, js, contracts.TenantBucket)
+	if err != nil {
+		return lines, err
+	}
+	did, err := ensureFleetKey(ctx, tenants)
+	if err != nil {
+		return lines, err
+	}
+	return append(lines, "fleet key: "+did), nil
 }
 
 // What Setup did about a thing.

@@ -152,7 +152,7 @@ type noSession struct{ error }
 
 func (noSession) Busy() bool { return true }
 
-func (w load) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
+func (w load) Delivered(ctx context.Context, a contracts.Attempt) (*contracts.FoundDelivery, error) {
 	if w.night.visits[a.Tenant.Name].health == silent {
 		return nil, w.hang(ctx)
 	}

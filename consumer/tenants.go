@@ -109,7 +109,7 @@ func (r *Registry) Names(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tenants: %w", err)
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return name == contracts.HouseKey })
+	names = slices.DeleteFunc(names, func(name string) bool { return name == contracts.HouseKey || name == contracts.FleetKeyKey })
 	slices.Sort(names)
 	return names, nil
 }

@@ -15,6 +15,8 @@ type Attempt struct {
 	// Conflicts is how many attempts of this job a standby has ended because its primary's changes were in their
 	// way. Whoever reads a database chooses by it which server to read.
 	Conflicts int `json:"conflicts,omitempty"`
+	// FleetKey signs the manifest, and proves one that is found. The zero key does neither.
+	FleetKey FleetKey `json:"-"`
 }
 
 // Prefix is the folder in the bucket that this attempt, and nothing else, may write to: "tenant/job/".

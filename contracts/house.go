@@ -12,6 +12,9 @@ const HouseVersion = 1
 // HouseKey is where the house's record lies beside those of the tenants. No tenant has that name.
 const HouseKey = "_house"
 
+// FleetKeyKey is where the [FleetKey] lies beside them, as JSON.
+const FleetKeyKey = "_fleet_key"
+
 // HouseDays is how long the house keeps a delivery unless its record says otherwise.
 const HouseDays = 30
 

@@ -70,6 +70,7 @@ const (
 	DestinationTaken   Code = "destination_taken"
 	VolumeTooLarge     Code = "volume_too_large"
 	TooManyVolumes     Code = "too_many_volumes"
+	StoreUnusable      Code = "store_unusable"
 	// These are found by a check of the destination, and end no job.
 	InsecureBucket Code = "insecure_bucket"
 	WriteLost      Code = "write_lost"
@@ -214,6 +215,11 @@ var advice = map[Code]Advice{
 	TooManyVolumes: {
 		Cause: "the job's record would not fit into one message of NATS: it names every upload of the delivery",
 		Fix:   "raise the tenant's volume size with `snapfleet tenant set --volume-size`",
+	},
+
+	StoreUnusable: {
+		Customer: true, Cause: "what answers at the bucket's endpoint does not speak S3 as AWS does: an answer is larger than any of S3, or a list has no end",
+		Fix: "find out which program answers there, the store or a proxy in front of it; then ask for a snapshot under a new job id",
 	},
 
 	InsecureBucket: {

@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,11 +24,14 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// Metadata of every object that we write: how it is told, later, whose it is.
+// Metadata of every object that we write, which says whose it is. Whoever may write to the bucket can write the same. Only
+// the MAC of a manifest proves that this fleet wrote it.
 const (
 	metaJob     = "snapfleet-job"     // "tenant/job/"
 	metaAttempt = "snapfleet-attempt" // contracts.Attempt.ID
 	metaExpires = "snapfleet-expires" // as the tag, which only those can read who have a right of its own
+	metaSHA256  = "snapfleet-sha256"  // of manifest.json, hex
+	metaMAC     = "snapfleet-mac"     // of manifest.json, see contracts.FleetKey
 )
 
 // bucket is a customer's bucket as one job sees it. It implements store.
@@ -59,7 +63,7 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 		return nil, contracts.Reject(contracts.InvalidRequest, "job %.80q is not a valid name", a.Request.Job)
 	}
 	handed := kept.take(sessionFor(a))
-	b, err := reach(ctx, base, cfg, trust, a, a.Prefix(), sessionName(a.Request.Job), handed)
+	b, err := reach(ctx, base, cfg, trust, a, power{a.Prefix(), delivering(a.Tenant.Destination)}, sessionName(a.Request.Job), handed)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +76,8 @@ func openBucket(ctx context.Context, base aws.Config, cfg Config, trust *trustCh
 	return b, nil
 }
 
-// reach makes what speaks to a bucket, in sessions of that name with power over one folder. It asks nobody anything.
-func reach(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt, folder, name string, handed *session) (*bucket, error) {
+// reach makes what speaks to a bucket, in sessions of that name and power. It sends no request.
+func reach(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt, may power, name string, handed *session) (*bucket, error) {
 	d := a.Tenant.Destination
 	if d.Bucket == "" {
 		return nil, contracts.Reject(contracts.NoDestination, "tenant %s has no bucket", a.Tenant.Name)
@@ -82,7 +86,7 @@ func reach(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks,
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRole(ctx, base, cfg, d, folder, name, handed)
+	r, err := newRole(ctx, base, cfg, d, may, name, handed)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +104,9 @@ func reach(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks,
 		if d.Endpoint != "" {
 			o.BaseEndpoint = aws.String(d.Endpoint)
 			o.UsePathStyle = true
+			return
 		}
+		o.EndpointOptions.UseFIPSEndpoint, o.EndpointOptions.UseDualStackEndpoint = endpointVariants(ctx, base)
 	})
 	b.unsigned = func(o *s3.Options) {
 		if secure {
@@ -121,6 +127,9 @@ func sessionFor(a contracts.Attempt) sessionOf {
 }
 
 func (b *bucket) handOn() {
+	if b.kept == nil { // a session that may only read is of no use to a delivery
+		return
+	}
 	if s, ok := b.role.session(); ok {
 		s.noManifest = b.noManifest.Load()
 		b.kept.put(sessionFor(b.attempt), s)
@@ -281,6 +290,8 @@ func (b *bucket) abort(ctx context.Context, u contracts.Upload) error {
 
 // parts asks page by page, after the last part that it has seen: some stores name another one to go on after.
 func (b *bucket) parts(ctx context.Context, u contracts.Upload, _ int) (found []arrived, err error) {
+	const maxParts = 10_000 // of an upload, S3's own limit
+	was := 0
 	in := &s3.ListPartsInput{Bucket: b.name(), Key: b.key(u.Name), UploadId: &u.ID, ExpectedBucketOwner: b.owner}
 	for {
 		out, err := send(ctx, b, writing, func(ctx context.Context) (*s3.ListPartsOutput, error) {
@@ -298,13 +309,19 @@ func (b *bucket) parts(ctx context.Context, u contracts.Upload, _ int) (found []
 		if !aws.ToBool(out.IsTruncated) || len(out.Parts) == 0 {
 			return found, nil
 		}
-		in.PartNumberMarker = aws.String(strconv.Itoa(found[len(found)-1].number))
+		last := found[len(found)-1].number
+		if last <= was || len(found) > maxParts {
+			return nil, contracts.Reject(contracts.StoreUnusable, "the list of an upload's parts has no end: part %d follows part %d", last, was)
+		}
+		was, in.PartNumberMarker = last, aws.String(strconv.Itoa(last))
 	}
 }
 
 func (b *bucket) uploads(ctx context.Context) (found []contracts.Upload, err error) {
-	in := &s3.ListMultipartUploadsInput{Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner}
-	for {
+	in := &s3.ListMultipartUploadsInput{
+		Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner, MaxUploads: aws.Int32(pageSize),
+	}
+	for n := 1; ; n++ {
 		out, err := send(ctx, b, listing, func(ctx context.Context) (*s3.ListMultipartUploadsOutput, error) {
 			return b.client.ListMultipartUploads(ctx, in)
 		})
@@ -320,26 +337,54 @@ func (b *bucket) uploads(ctx context.Context) (found []contracts.Upload, err err
 		if !aws.ToBool(out.IsTruncated) {
 			return found, nil
 		}
+		next := aws.ToString(out.NextKeyMarker) + "\x00" + aws.ToString(out.NextUploadIdMarker)
+		if aws.ToString(out.NextKeyMarker) == "" {
+			next = ""
+		}
+		if err := goesOn(n, aws.ToString(in.KeyMarker)+"\x00"+aws.ToString(in.UploadIdMarker), next); err != nil {
+			return nil, fmt.Errorf("list the uploads below %s: %w", b.attempt.Prefix(), err)
+		}
 		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
 	}
 }
 
+// list leaves out what cannot be ours: the folder may hold any number of other people's objects.
 func (b *bucket) list(ctx context.Context) (names []string, err error) {
-	in := &s3.ListObjectsV2Input{Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner}
-	for {
+	err = b.objects(ctx, func(name string, _ types.Object) {
+		if canBeOurs(b.attempt.Request.Job, name) {
+			names = append(names, name)
+		}
+	})
+	return names, err
+}
+
+// canBeOurs reports whether a delivery, or a check of the destination, gives an object that name.
+func canBeOurs(job, name string) bool {
+	return contracts.IsFileOf(job, name) || name == checkObject || name == checkUpload
+}
+
+// objects hands over the visible objects of the folder, by their names in it, as the store lists them.
+func (b *bucket) objects(ctx context.Context, one func(name string, o types.Object)) error {
+	in := &s3.ListObjectsV2Input{
+		Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner, MaxKeys: aws.Int32(pageSize),
+	}
+	for n := 1; ; n++ {
 		out, err := send(ctx, b, listing, func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
 			return b.client.ListObjectsV2(ctx, in)
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, o := range out.Contents {
 			if name, below := strings.CutPrefix(aws.ToString(o.Key), b.attempt.Prefix()); below && name != "" {
-				names = append(names, name)
+				one(name, o)
 			}
 		}
 		if !aws.ToBool(out.IsTruncated) {
-			return names, nil
+			return nil
+		}
+		if err := goesOn(n, aws.ToString(in.ContinuationToken), aws.ToString(out.NextContinuationToken)); err != nil {
+			return err
 		}
 		in.ContinuationToken = out.NextContinuationToken
 	}
@@ -357,50 +402,98 @@ func (b *bucket) stat(ctx context.Context, name string) (*stored, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stored{
-		size: aws.ToInt64(out.ContentLength), crc: aws.ToString(out.ChecksumCRC64NVME), tag: aws.ToString(out.ETag),
-		job: out.Metadata[metaJob], attempt: out.Metadata[metaAttempt], expires: out.Metadata[metaExpires],
-	}, nil
+	return head(out.ContentLength, out.ChecksumCRC64NVME, out.ETag, out.Metadata), nil
 }
 
-func (b *bucket) read(ctx context.Context, name string) ([]byte, error) {
+func head(size *int64, crc, tag *string, metadata map[string]string) *stored {
+	return &stored{
+		size: aws.ToInt64(size), crc: aws.ToString(crc), tag: aws.ToString(tag),
+		job: metadata[metaJob], attempt: metadata[metaAttempt], expires: metadata[metaExpires],
+		sha256: metadata[metaSHA256], mac: metadata[metaMAC],
+	}
+}
+
+func (b *bucket) read(ctx context.Context, name string, most int) (data []byte, err error) {
+	_, err = b.get(ctx, name, func(s *stored, body io.Reader) error {
+		if s.size > int64(most) {
+			return errTooLarge
+		}
+		data, err = io.ReadAll(io.LimitReader(body, int64(most)+1))
+		if err == nil && len(data) > most {
+			return errTooLarge
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// get asks for an object, and hands its head and its body to use, again when the answer was cut. found is false when there
+// is none. An object may be anybody's, of any size: use bounds what it reads, and only what it reads is received.
+func (b *bucket) get(ctx context.Context, name string, use func(*stored, io.Reader) error) (found bool, err error) {
 	in := &s3.GetObjectInput{Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner}
 	if !b.cfg.NoChecksum {
 		in.ChecksumMode = types.ChecksumModeEnabled // a flipped bit is no stranger's manifest
 	}
-	data, err := send(ctx, b, writing, func(ctx context.Context) ([]byte, error) {
-		out, err := b.client.GetObject(ctx, in)
+	var refusal error // of use, for another reason than that the body was cut
+	_, err = send(ctx, b, writing, func(ctx context.Context) (struct{}, error) {
+		out, err := b.client.GetObject(wantObject(ctx), in)
 		if err != nil {
-			return nil, err
+			return struct{}{}, err
 		}
 		defer out.Body.Close()
-		return io.ReadAll(io.LimitReader(out.Body, contracts.MaxManifestBytes+1))
+		body := &noting{r: out.Body}
+		err = use(head(out.ContentLength, out.ChecksumCRC64NVME, out.ETag, out.Metadata), body)
+		if body.err != nil {
+			return struct{}{}, body.err
+		}
+		refusal = err
+		return struct{}{}, nil
 	})
 	if errors.Is(err, errAbsent) {
 		if name == contracts.ManifestName {
 			b.noManifest.Store(true)
 		}
-		return nil, nil
+		return false, nil
 	}
-	if err == nil && len(data) > contracts.MaxManifestBytes {
-		err = taken(b.attempt, name)
+	if err == nil {
+		err = refusal
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", *b.key(name), err)
+		return false, fmt.Errorf("read %s: %w", *b.key(name), err)
 	}
-	return data, nil
+	return true, nil
+}
+
+// noting remembers why a body could not be read to its end.
+type noting struct {
+	r   io.Reader
+	err error
+}
+
+func (n *noting) Read(p []byte) (int, error) {
+	k, err := n.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		n.err = err
+	}
+	return k, err
 }
 
 func (b *bucket) write(ctx context.Context, name string, body []byte) error {
-	return b.writeTo(ctx, b.key(name), body)
+	metadata, sum := b.metadata(), sha256Of(body)
+	mac := b.attempt.FleetKey.ManifestMAC(b.attempt.Tenant.Name, b.attempt.Request.Job, b.attempt.ID, sum, int64(len(body)))
+	metadata[metaSHA256], metadata[metaMAC] = sum, cmp.Or(mac, "none")
+	return b.writeTo(ctx, b.key(name), body, metadata)
 }
 
-func (b *bucket) writeTo(ctx context.Context, key *string, body []byte) error {
+func (b *bucket) writeTo(ctx context.Context, key *string, body []byte, metadata map[string]string) error {
 	sum := crcText(crc64nvme.Checksum(body))
 	_, err := send(ctx, b, writing, func(ctx context.Context) (*s3.PutObjectOutput, error) {
 		in := &s3.PutObjectInput{
 			Bucket: b.name(), Key: key, ExpectedBucketOwner: b.owner, IfNoneMatch: aws.String("*"),
-			ContentType: aws.String("application/json"), Metadata: b.metadata(), Tagging: b.tags(),
+			ContentType: aws.String("application/json"), Metadata: metadata, Tagging: b.tags(),
 			Body: bytes.NewReader(body), ContentLength: aws.Int64(int64(len(body))),
 		}
 		in.ServerSideEncryption, in.SSEKMSKeyId = b.encryption()

@@ -273,7 +273,9 @@ func (c *checking) write(ctx context.Context) error {
 }
 
 func (c *checking) read(ctx context.Context) error {
-	switch data, err := c.bucket.read(ctx, checkObject); {
+	switch data, err := c.bucket.read(ctx, checkObject, len(c.body)); {
+	case errors.Is(err, errTooLarge):
+		return contracts.Reject(contracts.WriteLost, "%s was written, and more than its %d bytes are there", c.key(checkObject), len(c.body))
 	case err != nil:
 		return err
 	case data == nil:
@@ -434,7 +436,7 @@ func (c *checking) stays(ctx context.Context) error {
 // left says what could not be removed.
 func (c *checking) writeOutside(ctx context.Context, key *string) (left []string, err error) {
 	b := c.bucket
-	err = b.writeTo(ctx, key, nil)
+	err = b.writeTo(ctx, key, nil, b.metadata())
 	if denied(err) {
 		return nil, err
 	}

@@ -141,7 +141,7 @@ func (c commit) complete(ctx context.Context, u contracts.Upload) error {
 	}
 	// An attempt of this job that then lost another of its volumes left this one: it never was part of a
 	// delivery, unless there is a manifest. It is replaced exactly as we have seen it, or not at all.
-	manifest, err := c.store.read(ctx, contracts.ManifestName)
+	manifest, err := c.store.stat(ctx, contracts.ManifestName)
 	if err != nil {
 		return fmt.Errorf("look for a manifest: %w", err)
 	}
@@ -233,18 +233,19 @@ func (c commit) list(ctx context.Context) ([]string, error) {
 }
 
 // sweep removes volumes that a lost attempt of this job left under names that we do not use, of the names that are in
-// the folder. The folder of a delivery holds what the manifest names, and what other people put there.
+// the folder. The folder of a delivery holds what the manifest names, and what other people put there. Only names that a
+// volume can have are looked at: the others may be any number.
 func (c commit) sweep(ctx context.Context, names []string) error {
-	for _, name := range names {
-		mine := name == contracts.ManifestName || slices.ContainsFunc(c.receipt.Uploads,
-			func(u contracts.Upload) bool { return u.Name == name })
-		if mine {
-			continue
-		}
-		found, err := c.store.stat(ctx, name)
-		if err != nil {
-			return fmt.Errorf("look at %s: %w", name, err)
-		}
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return name == contracts.ManifestName || !contracts.IsFileOf(c.attempt.Request.Job, name) ||
+			slices.ContainsFunc(c.receipt.Uploads, func(u contracts.Upload) bool { return u.Name == name })
+	})
+	all, err := statAll(ctx, c.store, names)
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
+		found := all[i]
 		if found == nil || found.job != c.attempt.Prefix() || c.age(found) > 0 || found.attempt == c.receipt.Attempt {
 			continue
 		}
@@ -259,10 +260,12 @@ func (c commit) sweep(ctx context.Context, names []string) error {
 func (c commit) sameManifest(ctx context.Context) error {
 	var there []byte
 	err := insist(ctx, func() (_ bool, err error) {
-		there, err = c.store.read(ctx, contracts.ManifestName)
+		there, err = c.store.read(ctx, contracts.ManifestName, len(c.receipt.Manifest))
 		return there != nil, err
 	})
 	switch {
+	case errors.Is(err, errTooLarge):
+		return taken(c.attempt, contracts.ManifestName)
 	case err != nil:
 		return err
 	case there == nil:

@@ -196,7 +196,7 @@ func TestConduct(t *testing.T) {
 func TestConductOfOthers(t *testing.T) {
 	t.Parallel()
 	c := newCustomer(t)
-	own, err := sessionPolicy(*c.to(), c.attempt.Prefix())
+	own, err := policyOf(*c.to(), c.attempt.Prefix(), delivering(*c.to()))
 	if err != nil || len(c.beyond(own)) > 0 {
 		t.Fatal(err, c.beyond(own))
 	}

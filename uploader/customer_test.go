@@ -83,7 +83,7 @@ func newCustomer(t *testing.T) *customer {
 			Bucket: name, Region: server.Region(), Endpoint: server.Endpoint(),
 			RoleARN: fmt.Sprintf("arn:aws:iam::%s:role/snapshots-%d", theirAccount, n), ExternalID: "external-id-of-" + name + "-0123456789",
 		}}.WithDefaults(),
-		Number: 1, ID: "1-9f86d081884c7d65",
+		Number: 1, ID: "1-9f86d081884c7d65", FleetKey: contracts.FleetKey{42},
 	}
 	c.role = testbucket.Role{ARN: c.to().RoleARN, Policy: permissions(name), Trust: trust("arn:aws:iam::"+ourAccount+":root", c.to().ExternalID)}
 	for _, err := range []error{server.AddUser(c.worker), server.AddRole(c.role), server.CreateBucket(t.Context(), name, theirAccount)} {

@@ -3,6 +3,8 @@ package uploader
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -44,13 +46,11 @@ func (f *folder) preflight(ctx context.Context, keep []contracts.Upload) error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return fmt.Errorf("make the job's folder: %w", err)
 	}
-	switch data, err := f.read(ctx, contracts.ManifestName); {
+	switch found, err := f.delivered(ctx); {
 	case err != nil:
 		return err
-	case data != nil && ours(data, f.attempt):
+	case found != nil:
 		return ErrDelivered
-	case data != nil:
-		return taken(f.attempt, contracts.ManifestName)
 	}
 	names, err := f.list(ctx)
 	if err != nil {
@@ -229,7 +229,43 @@ func (r reading) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-func (f *folder) read(_ context.Context, name string) ([]byte, error) {
+// delivered implements store. A file system keeps no metadata, so nothing proves who wrote the manifest.
+func (f *folder) delivered(ctx context.Context) (*contracts.FoundDelivery, error) {
+	file, err := os.Open(f.path(contracts.ManifestName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	sum := sha256.New()
+	m, err := contracts.ReadManifestSummary(io.TeeReader(io.LimitReader(reading{ctx, file}, contracts.MaxManifestBytes), sum))
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, noProof(f.attempt, "%w", err)
+	}
+	if m.Tenant != f.attempt.Tenant.Name || m.Job != f.attempt.Request.Job {
+		return nil, noProof(f.attempt, "it is of %s", contracts.JobPrefix(m.Tenant, m.Job))
+	}
+	if wrong := nameVolumes(m); len(wrong) > 0 {
+		return nil, noProof(f.attempt, "%s", wrong[0])
+	}
+	for _, v := range m.Volumes {
+		info, err := os.Stat(f.path(v.Name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err != nil || info.Size() != v.Size {
+			return nil, noProof(f.attempt, "volume %s is not there with its %d bytes", v.Name, v.Size)
+		}
+	}
+	return &contracts.FoundDelivery{Manifest: m, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+}
+
+func (f *folder) read(_ context.Context, name string, most int) ([]byte, error) {
 	file, err := os.Open(f.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -238,9 +274,9 @@ func (f *folder) read(_ context.Context, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, contracts.MaxManifestBytes+1))
-	if err == nil && len(data) > contracts.MaxManifestBytes {
-		err = taken(f.attempt, name)
+	data, err := io.ReadAll(io.LimitReader(file, int64(most)+1))
+	if err == nil && len(data) > most {
+		err = errTooLarge
 	}
 	return data, err
 }

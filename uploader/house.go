@@ -41,7 +41,9 @@ func SetExpiry(ctx context.Context, base aws.Config, d contracts.Destination, da
 	}, func(o *s3.Options) {
 		if d.Endpoint != "" {
 			o.BaseEndpoint, o.UsePathStyle = aws.String(d.Endpoint), true
+			return
 		}
+		o.EndpointOptions.UseFIPSEndpoint, o.EndpointOptions.UseDualStackEndpoint = endpointVariants(ctx, base)
 	})
 	rule := ruleOf(days)
 	stands := func(r types.LifecycleRule) bool { return essence(r) == essence(rule) }

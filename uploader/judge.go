@@ -51,6 +51,10 @@ func judge(p purpose, err error) (verdict, error) {
 			return final, fault
 		}
 	}
+	if errors.Is(err, errAnswerTooLong) { // of whatever status: what it says is not believed
+		return final, contracts.Reject(contracts.StoreUnusable, "%w", refused(err))
+	}
+	err = bounded(err)
 	code, status := errorCode(err), errorStatus(err)
 	message := errorMessage(err)
 	reject := func(c contracts.Code) (verdict, error) {
@@ -148,8 +152,11 @@ func (r *refusal) Unwrap() error { return r.err }
 
 func (r *refusal) Error() string {
 	op, _ := errors.AsType[*smithy.OperationError](r.err)
-	code := errorCode(r.err)
-	if code == "" {
+	code := printable(errorCode(r.err), maxName)
+	switch {
+	case errors.Is(r.err, errAnswerTooLong):
+		code = strconv.Quote(errAnswerTooLong.Error())
+	case code == "":
 		code = strconv.Itoa(errorStatus(r.err))
 	}
 	text := op.Service() + " answers " + code + " to " + op.Operation()
@@ -157,10 +164,53 @@ func (r *refusal) Error() string {
 		error
 		ServiceRequestID() string
 	}](r.err); ok && e.ServiceRequestID() != "" {
-		text += " (request id " + e.ServiceRequestID() + ")"
+		text += " (request id " + printable(e.ServiceRequestID(), maxName) + ")"
 	}
 	return text
 }
+
+// Bounds of what a service's answer adds to an error's text, in bytes.
+const (
+	maxName = 64  // a code, a request id, a region
+	maxText = 500 // the whole
+)
+
+// printable is s as far as it is printable ASCII, and no longer than that.
+func printable(s string, most int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s[:min(len(s), most)])
+	return s
+}
+
+// boundedError is the SDK's error, whose text has whatever the service has answered.
+type boundedError struct{ error }
+
+// bounded gives an error of the SDK a text of bounded length.
+func bounded(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*smithy.OperationError](err); !ok {
+		return err
+	}
+	return boundedError{err}
+}
+
+// Error implements error.
+func (b boundedError) Error() string {
+	text := b.error.Error()
+	if len(text) > maxText {
+		return printable(text, maxText) + " ..."
+	}
+	return printable(text, maxText)
+}
+
+// Unwrap returns the SDK's error.
+func (b boundedError) Unwrap() error { return b.error }
 
 func isDenied(code string, status int) bool {
 	return code == "AccessDenied" || code == "AllAccessDisabled" || code == "AccountProblem" ||
@@ -219,14 +269,14 @@ func errorStatus(err error) int {
 	return 0
 }
 
-var expectingRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
+var expectingRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]{1,64})['"]`)
 
 // namedRegion is where S3 says that the bucket is, if that is not where we asked for it.
 func namedRegion(err error, message string) string {
 	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil && e.Response.Response != nil {
 		r := e.Response.Header.Get("X-Amz-Bucket-Region")
-		if r != "" && !strings.Contains(signature(e, "Authorization"), "/"+r+"/s3/aws4_request") {
-			return r
+		if r != "" && len(r) <= maxName && !strings.Contains(signature(e, "Authorization"), "/"+r+"/s3/aws4_request") {
+			return printable(r, maxName)
 		}
 	}
 	if m := expectingRegion.FindStringSubmatch(message); m != nil {

@@ -2,15 +2,14 @@ package uploader
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
+	"io"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -34,7 +33,7 @@ func (u *Uploader) Links(ctx context.Context, a contracts.Attempt, manifestSHA25
 	if err != nil {
 		return contracts.Links{}, err
 	}
-	files, first, err := b.delivered(ctx, manifestSHA256)
+	files, first, err := b.files(ctx, manifestSHA256)
 	if err != nil {
 		return contracts.Links{}, fmt.Errorf("look at %s in bucket %s: %w", a.Prefix(), b.to.Bucket, err)
 	}
@@ -52,46 +51,35 @@ func (u *Uploader) Links(ctx context.Context, a contracts.Attempt, manifestSHA25
 }
 
 // openReader opens a session that may read one job's folder, and nothing else.
-func openReader(ctx context.Context, base aws.Config, cfg Config, a contracts.Attempt) (*bucket, error) {
+func openReader(ctx context.Context, base aws.Config, cfg Config, trust *trustChecks, a contracts.Attempt) (*bucket, error) {
 	if err := a.Tenant.WithDefaults().Validate(); err != nil {
 		return nil, err
 	}
 	if !contracts.ValidJob(a.Request.Job) {
 		return nil, contracts.Reject(contracts.InvalidRequest, "job %.80q is not a valid name", a.Request.Job)
 	}
-	b, err := reach(ctx, base, cfg, nil, a, a.Prefix(), sessionName(a.Request.Job), nil)
+	b, err := reach(ctx, base, cfg, trust, a, power{a.Prefix(), linking}, sessionName(a.Request.Job), nil)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := policyOf(b.to, a.Prefix(), linking)
-	if err != nil {
-		return nil, err
-	}
-	b.role.input.Policy = &policy
 	return b, b.assume(ctx)
 }
 
-// delivered are the files of the delivery as they are there, manifest.json first, and when the first of them was begun.
-func (b *bucket) delivered(ctx context.Context, manifestSHA256 string) (files []contracts.Link, first time.Time, err error) {
+// files are the files of the delivery as they are there, manifest.json first, and when the first of them was begun.
+func (b *bucket) files(ctx context.Context, manifestSHA256 string) (files []contracts.Link, first time.Time, err error) {
 	there, first, err := b.contents(ctx)
 	if err != nil {
 		return nil, first, err
 	}
-	data, err := b.read(ctx, contracts.ManifestName)
-	switch {
-	case err != nil:
-		return nil, first, err
-	case data == nil:
+	manifest, ok := there[contracts.ManifestName]
+	if !ok {
 		return nil, first, contracts.Reject(contracts.DeliveryExpired, "%s is not there any more", *b.key(contracts.ManifestName))
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != manifestSHA256 {
-		return nil, first, contracts.Reject(contracts.DeliveryChanged, "%s is not the manifest that was delivered", *b.key(contracts.ManifestName))
-	}
-	m, err := contracts.DecodeManifest(data)
+	m, err := b.manifest(ctx, manifestSHA256, manifest.Size)
 	if err != nil {
 		return nil, first, err
 	}
-	named := []contracts.Volume{{Name: contracts.ManifestName, Size: int64(len(data))}}
+	named := []contracts.Volume{{Name: contracts.ManifestName, Size: manifest.Size}}
 	for _, v := range append(named, m.Volumes...) {
 		found, ok := there[v.Name]
 		switch {
@@ -107,32 +95,40 @@ func (b *bucket) delivered(ctx context.Context, manifestSHA256 string) (files []
 	return files, first, nil
 }
 
-// contents are the visible objects of the folder, without links, and when the first was begun.
+// manifest reads the manifest that has that digest, in bounded memory: first to compare the digest, then for what it says.
+func (b *bucket) manifest(ctx context.Context, sum string, size int64) (m contracts.Manifest, err error) {
+	changed := contracts.Reject(contracts.DeliveryChanged, "%s is not the manifest that was delivered", *b.key(contracts.ManifestName))
+	if size > contracts.MaxManifestBytes {
+		return m, changed
+	}
+	found, err := b.get(ctx, contracts.ManifestName, func(_ *stored, body io.Reader) error {
+		return digest(b.attempt, &stored{size: size, sha256: sum}, body)
+	})
+	if err == nil && !found {
+		return m, contracts.Reject(contracts.DeliveryExpired, "%s is not there any more", *b.key(contracts.ManifestName))
+	}
+	if err == nil {
+		m, err = b.summary(ctx, sum, size)
+	}
+	if errors.Is(err, errOtherContent) {
+		err = changed
+	}
+	return m, err
+}
+
+// contents are the visible objects of the folder that can be a delivery's, without links, and when the first was begun.
 func (b *bucket) contents(ctx context.Context) (there map[string]contracts.Link, first time.Time, err error) {
 	there = map[string]contracts.Link{}
-	in := &s3.ListObjectsV2Input{Bucket: b.name(), Prefix: aws.String(b.attempt.Prefix()), ExpectedBucketOwner: b.owner}
-	for {
-		out, err := send(ctx, b, listing, func(ctx context.Context) (*s3.ListObjectsV2Output, error) {
-			return b.client.ListObjectsV2(ctx, in)
-		})
-		if err != nil {
-			return nil, first, err
+	err = b.objects(ctx, func(name string, o types.Object) {
+		if !contracts.IsFileOf(b.attempt.Request.Job, name) {
+			return
 		}
-		for _, o := range out.Contents {
-			name, below := strings.CutPrefix(aws.ToString(o.Key), b.attempt.Prefix())
-			if !below {
-				continue
-			}
-			there[name] = contracts.Link{Name: name, Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag)}
-			if at := aws.ToTime(o.LastModified); first.IsZero() || at.Before(first) {
-				first = at
-			}
+		there[name] = contracts.Link{Name: name, Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag)}
+		if at := aws.ToTime(o.LastModified); first.IsZero() || at.Before(first) {
+			first = at
 		}
-		if !aws.ToBool(out.IsTruncated) {
-			return there, first, nil
-		}
-		in.ContinuationToken = out.NextContinuationToken
-	}
+	})
+	return there, first, err
 }
 
 // expiry is when the delivery may be gone: as its objects say where a tag counts, whatever the house's record says now.

@@ -157,7 +157,7 @@ func TestASessionForLinksReadsOneFolder(t *testing.T) {
 	c.put("other/2026-03-31-143022/manifest.json", "theirs", nil)
 	c.put("acme/2026-03-31-1430221/manifest.json", "of a job whose id begins alike", nil)
 	c.put(c.attempt.Prefix()+"manifest.json", "ours", nil)
-	b, err := openReader(t.Context(), server.AWSConfig(c.worker), c.cfg.withDefaults(), c.attempt)
+	b, err := openReader(t.Context(), server.AWSConfig(c.worker), c.cfg.withDefaults(), nil, c.attempt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -89,7 +90,7 @@ func (b *bucket) readable(ctx context.Context) error {
 	if b.noManifest.Load() { // that was asked a moment ago, to find out whether the job is delivered
 		return nil
 	}
-	_, err := b.read(ctx, contracts.ManifestName)
+	_, err := b.get(ctx, contracts.ManifestName, func(*stored, io.Reader) error { return nil })
 	// S3 denies a key that is not there also to those who may not know that, and then names that right.
 	if r, ok := contracts.AsRejection(err); ok && r.Code == contracts.WriteDenied && strings.Contains(errorMessage(err), "s3:ListBucket") {
 		return nil
@@ -111,29 +112,41 @@ func (b *bucket) foreign(ctx context.Context) bool {
 // free makes sure that the job's folder is ours to write to: what stands under our names was left by
 // another attempt of this job, which never was whole.
 func (b *bucket) free(ctx context.Context, names []string) error {
-	for _, name := range names {
-		switch {
-		case name == contracts.ManifestName:
-			data, err := b.read(ctx, name)
-			switch {
-			case err != nil:
-				return err
-			case data != nil && ours(data, b.attempt):
+	for names := range slices.Chunk(names, 16*completing) { // the first one that is not ours is enough
+		found, err := statAll(ctx, b, names)
+		if err != nil {
+			return err
+		}
+		for i, name := range names {
+			switch s := found[i]; {
+			case s == nil:
+			case name == contracts.ManifestName:
+				if err := signed(b.attempt, s); err != nil {
+					return err
+				}
 				return ErrDelivered
-			case data != nil:
-				return taken(b.attempt, name)
-			}
-		case strings.HasPrefix(name, "snapshot_") && strings.HasSuffix(name, "_"+b.attempt.Request.Job+".tar"):
-			found, err := b.stat(ctx, name)
-			if err != nil {
-				return fmt.Errorf("look at %s: %w", name, err)
-			}
-			if found != nil && found.job != b.attempt.Prefix() {
+			case s.job != b.attempt.Prefix():
 				return taken(b.attempt, name)
 			}
 		}
 	}
 	return nil
+}
+
+// statAll looks at objects of the folder, some at a time. What is not there is nil.
+func statAll(ctx context.Context, s store, names []string) ([]*stored, error) {
+	found := make([]*stored, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(completing)
+	for i, name := range names {
+		group.Go(func() (err error) {
+			if found[i], err = s.stat(ctx, name); err != nil {
+				err = fmt.Errorf("look at %s: %w", name, err)
+			}
+			return err
+		})
+	}
+	return found, group.Wait()
 }
 
 // probe begins a real multipart upload, writes one byte, aborts it, and lists what is left of it: nothing, to those who

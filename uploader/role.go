@@ -51,10 +51,9 @@ type role struct {
 	newest  aws.Credentials // empty when they were refused
 }
 
-// newRole makes sessions of that name, with power over one folder. It starts with the one that was handed on, if there is
-// one.
-func newRole(ctx context.Context, base aws.Config, cfg Config, d contracts.Destination, folder, name string, handed *session) (*role, error) {
-	policy, err := sessionPolicy(d, folder)
+// newRole makes sessions of that name and power. It starts with the one that was handed on, if there is one.
+func newRole(ctx context.Context, base aws.Config, cfg Config, d contracts.Destination, may power, name string, handed *session) (*role, error) {
+	policy, err := policyOf(d, may.folder, may.rights)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +63,9 @@ func newRole(ctx context.Context, base aws.Config, cfg Config, d contracts.Desti
 	client := sts.NewFromConfig(base, func(o *sts.Options) {
 		o.Retryer = aws.NopRetryer{}
 		o.APIOptions = append(o.APIOptions, traced)
+		if o.BaseEndpoint != nil { // it is what was asked for: no other variant of it is known
+			o.EndpointOptions.UseFIPSEndpoint, o.EndpointOptions.UseDualStackEndpoint = 0, 0
+		}
 	})
 	return &role{attempt: ctx, client: client, base: base.Credentials, house: d.House(), handed: handed, timeout: min(stsTimeout, cfg.RequestTimeout), input: sts.AssumeRoleInput{
 		RoleArn:         aws.String(d.RoleARN),
@@ -211,6 +213,12 @@ type rights struct {
 	kms     []string
 }
 
+// power is over the objects below one prefix.
+type power struct {
+	folder string
+	rights rights
+}
+
 // delivering is what a delivery does. A tag needs a right of its own, also while an object is made.
 func delivering(d contracts.Destination) rights {
 	r := rights{
@@ -225,11 +233,6 @@ func delivering(d contracts.Destination) rights {
 
 // linking is what a link is good for, and to know what to link to.
 var linking = rights{objects: []string{"s3:GetObject"}, kms: []string{"kms:Decrypt"}}
-
-// sessionPolicy is the policy of a delivery.
-func sessionPolicy(d contracts.Destination, prefix string) (string, error) {
-	return policyOf(d, prefix, delivering(d))
-}
 
 // policyOf narrows whatever the role may do to one job's folder: even with a role that may do
 // everything, and a bug, nothing else can be written or read.

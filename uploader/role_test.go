@@ -37,7 +37,7 @@ func TestSessionPolicyOfTheLongestNames(t *testing.T) {
 		Bucket: strings.Repeat("b", 63), RoleARN: "arn:aws-us-gov:iam::" + account + ":role/x",
 		KMSKeyARN: "arn:aws-us-gov:kms:us-gov-west-1:" + account + ":key/mrk-" + strings.Repeat("0", 32),
 	}
-	p, err := sessionPolicy(d, contracts.JobPrefix(strings.Repeat("t", 63), strings.Repeat("j", 64)))
+	p, err := policyOf(d, contracts.JobPrefix(strings.Repeat("t", 63), strings.Repeat("j", 64)), delivering(d))
 	if err != nil || len(p) > 1536 {
 		t.Fatalf("%d characters, %v", len(p), err)
 	}
@@ -55,7 +55,7 @@ func allows(doc, action, resource string, cond map[string][]string) bool {
 func TestSessionPolicyAllowsOneFolder(t *testing.T) {
 	t.Parallel()
 	d := contracts.Destination{Bucket: "cust", RoleARN: "arn:aws:iam::123456789012:role/x"}
-	p, err := sessionPolicy(d, "acme/job/")
+	p, err := policyOf(d, "acme/job/", delivering(d))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestSessionPolicyAllowsOneFolder(t *testing.T) {
 		}
 	}
 	d.KMSKeyARN = "arn:aws:kms:us-east-1:123456789012:key/1"
-	if p, _ = sessionPolicy(d, "acme/job/"); allows(p, "kms:Decrypt", "arn:aws:kms:us-east-1:123456789012:key/2", map[string][]string{"kms:ViaService": {"s3.x"}}) {
+	if p, _ = policyOf(d, "acme/job/", delivering(d)); allows(p, "kms:Decrypt", "arn:aws:kms:us-east-1:123456789012:key/2", map[string][]string{"kms:ViaService": {"s3.x"}}) {
 		t.Error("another key than the tenant's")
 	}
 }
@@ -109,7 +109,7 @@ func FuzzSessionPolicy(f *testing.F) {
 			return
 		}
 		prefix := contracts.JobPrefix(tenant, job)
-		p, err := sessionPolicy(a.Destination, prefix)
+		p, err := policyOf(a.Destination, prefix, delivering(a.Destination))
 		if err != nil || !json.Valid([]byte(p)) || policy.Parse(p) != nil {
 			t.Fatalf("%q: %v", p, err)
 		}

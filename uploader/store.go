@@ -36,8 +36,11 @@ type store interface {
 	list(ctx context.Context) ([]string, error)
 	// stat describes a visible object; nil when there is none.
 	stat(ctx context.Context, name string) (*stored, error)
-	// read returns a visible object of at most MaxManifestBytes; nil when there is none.
-	read(ctx context.Context, name string) ([]byte, error)
+	// read returns a visible object; nil when there is none, errTooLarge when it has more bytes than most.
+	read(ctx context.Context, name string, most int) ([]byte, error)
+	// delivered returns the delivery that is in the folder, proven; nil when there is no manifest. A manifest that does
+	// not prove a whole delivery of this job is a Rejection of DestinationTaken.
+	delivered(ctx context.Context) (*contracts.FoundDelivery, error)
 	// write makes a small object visible in one step: errTaken when there is one already.
 	write(ctx context.Context, name string, body []byte) error
 	// remove deletes a visible object. It is used for what a lost attempt of this job left, only.
@@ -65,10 +68,14 @@ type stored struct {
 	attempt string // contracts.Attempt.ID that wrote it
 	expires string // the day from which on it may be deleted, where a tag says so
 	mute    bool   // the store keeps no job and attempt
+	sha256  string // hex, of a manifest, as its metadata says
+	mac     string // of a manifest
 }
 
 // What a store may answer. They never leave the package by themselves.
 var (
 	errGone  = errors.New("no such upload")
 	errTaken = errors.New("there is an object of that name")
+	// errTooLarge says that an object has more bytes than may be read.
+	errTooLarge = errors.New("the object is larger than it may be")
 )

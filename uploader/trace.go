@@ -54,7 +54,7 @@ func traced(stack *middleware.Stack) error {
 			}
 			metered.request(ctx, service, method, failure)
 			span.SetAttributes(answered(meta, failure)...)
-			endSpan(span, failure)
+			endSpan(span, bounded(failure))
 			return out, meta, err
 		}), middleware.After)
 }
@@ -78,10 +78,10 @@ func answered(meta middleware.Metadata, err error) []attribute.KeyValue {
 		known = append(known, attribute.Int("http.response.status_code", r.StatusCode))
 	}
 	if id, ok := awsmiddleware.GetRequestIDMetadata(meta); ok {
-		known = append(known, attribute.String("aws.request_id", id))
+		known = append(known, attribute.String("aws.request_id", printable(id, maxName)))
 	}
 	if err != nil {
-		known = append(known, attribute.String("error.type", errorCode(err)))
+		known = append(known, attribute.String("error.type", printable(errorCode(err), maxName)))
 	}
 	return known
 }

@@ -63,11 +63,11 @@ func New(base aws.Config, cfg Config) *Uploader {
 		return openBucket(ctx, base, u.cfg, trust, u.kept, a)
 	}
 	u.try = func(ctx context.Context, cfg Config, a contracts.Attempt) (*bucket, error) {
-		return reach(ctx, base, cfg, trust, a, contracts.TenantPrefix(a.Tenant.Name), checkSession, nil)
+		return reach(ctx, base, cfg, trust, a, power{contracts.TenantPrefix(a.Tenant.Name), delivering(a.Tenant.Destination)}, checkSession, nil)
 	}
 	u.identity = func(ctx context.Context) (string, error) { return callerIdentity(ctx, base) }
 	u.look = func(ctx context.Context, a contracts.Attempt) (*bucket, error) {
-		return openReader(ctx, base, u.cfg, a)
+		return openReader(ctx, base, u.cfg, trust, a)
 	}
 	return u
 }
@@ -117,18 +117,22 @@ func (u *Uploader) begin(ctx context.Context, a contracts.Attempt, j Journal, ke
 	}, nil
 }
 
-// Delivered returns manifest.json as it stands in the job's folder, or nil when there is none. It is the
-// second witness of a commit, for when the record is lost.
-func (u *Uploader) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
+// Delivered returns the delivery of the job that is in its folder, or nil when there is no manifest. It is the second
+// witness of a commit, for when the record is lost. It believes a manifest only with the MAC of a.FleetKey, and with
+// every volume that it names; another one is a [contracts.Rejection] of DestinationTaken. Whatever is there, it holds
+// less than 1 MiB of it, and the names of the volumes.
+//
+// In a local folder there is no MAC: there a manifest of this job is believed whose volumes have their sizes.
+func (u *Uploader) Delivered(ctx context.Context, a contracts.Attempt) (*contracts.FoundDelivery, error) {
 	s, err := u.open(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	data, err := s.read(ctx, contracts.ManifestName)
+	found, err := s.delivered(ctx)
 	if err == nil {
 		s.handOn()
 	}
-	return data, err
+	return found, err
 }
 
 // Abort ends the given uploads, and every other that is under way in the job's folder, and returns once
@@ -176,12 +180,6 @@ func start(ctx context.Context, name string, a contracts.Attempt) (context.Conte
 		attribute.String("snapfleet.tenant", a.Tenant.Name),
 		attribute.String("snapfleet.job", a.Request.Job),
 		attribute.String("snapfleet.attempt.id", a.ID)))
-}
-
-// ours reports whether data is a manifest of this job.
-func ours(data []byte, a contracts.Attempt) bool {
-	m, err := contracts.DecodeManifest(data)
-	return err == nil && m.Tenant == a.Tenant.Name && m.Job == a.Request.Job
 }
 
 func taken(a contracts.Attempt, name string) error {

@@ -168,8 +168,8 @@ func (d *deliver) Check(ctx context.Context, t contracts.Tenant) contracts.Check
 	return d.uploader.Check(ctx, t)
 }
 
-// Delivered returns the manifest that stands in the customer's bucket, or nil.
-func (d *deliver) Delivered(ctx context.Context, a contracts.Attempt) ([]byte, error) {
+// Delivered returns the delivery that is in the customer's bucket, or nil.
+func (d *deliver) Delivered(ctx context.Context, a contracts.Attempt) (*contracts.FoundDelivery, error) {
 	return d.uploader.Delivered(ctx, a)
 }
 

@@ -65,8 +65,28 @@ var bucketBugs = []bug{
 	},
 	{
 		"manifest's absence believed at once", "uploader/commit.go",
-		"		there, err = c.store.read(ctx, contracts.ManifestName)\n		return there != nil, err", "		there, err = c.store.read(ctx, contracts.ManifestName)\n		return true, err",
+		"		there, err = c.store.read(ctx, contracts.ManifestName, len(c.receipt.Manifest))\n		return there != nil, err", "		there, err = c.store.read(ctx, contracts.ManifestName, len(c.receipt.Manifest))\n		return true, err",
 		`^TestManifestIsNotSeenAtOnce$`,
+	},
+	{
+		"manifest believed without a signature", "uploader/proof.go",
+		`case !a.FleetKey.ProvesManifest(`, `case s.size < 0 && !a.FleetKey.ProvesManifest(`,
+		`^TestDeliveredBelievesNoStranger$`,
+	},
+	{
+		"volumes of a found manifest not looked at", "uploader/proof.go",
+		`if err := b.hasVolumes(ctx, m); err != nil {`, `if err := b.hasVolumes(ctx, m); err != nil && ctx.Err() != nil {`,
+		`^TestDeliveredBelievesNoStranger$`,
+	},
+	{
+		"look into a bucket that is not counted", "consumer/claim.go",
+		`s.Looks++`, `s.Looks = 0`,
+		`^TestCrashLoopBeforeThereIsARecordEnds$`,
+	},
+	{
+		"errors of any length read", "uploader/direct.go",
+		`most = maxErrorBytes`, `most = 1 << 40`,
+		`^TestHostileStore$/s3/an_endless_error`,
 	},
 	{
 		"only known uploads aborted", "uploader/uploader.go",

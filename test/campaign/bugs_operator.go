@@ -149,7 +149,7 @@ var operatorBugs = []bug{
 	},
 	{
 		"conflicts not told", "consumer/claim.go",
-		`, Conflicts: r.Conflicts}`, `}`,
+		`Conflicts: r.Conflicts, FleetKey: c.fleetKey}`, `FleetKey: c.fleetKey}`,
 		`^TestConflictsAreCounted$`,
 	},
 	{
@@ -175,8 +175,8 @@ var operatorBugs = []bug{
 		`^TestLinksAreMadeOnlyOfWhatTheHouseHolds$`,
 	},
 	{
-		"links to what was not delivered", "uploader/links.go",
-		`!= manifestSHA256`, `== ""`,
+		"links to what was not delivered", "uploader/proof.go",
+		`hex.EncodeToString(sum.Sum(nil)) != s.sha256`, `hex.EncodeToString(sum.Sum(nil)) == ""`,
 		`^TestNoLinksToWhatWasNotDelivered$`,
 	},
 

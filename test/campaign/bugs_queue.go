@@ -157,7 +157,7 @@ var queueBugs = []bug{
 	},
 	{
 		"janitor that aborts nothing", "consumer/janitor.go",
-		`err = c.work.Abort(ctx, a, r.Uploads)`, `_ = a`,
+		`err = c.work.Abort(abort, a, r.Uploads)`, `_, _ = a, abort`,
 		`^TestJanitor$`,
 	},
 	{

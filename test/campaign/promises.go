@@ -118,7 +118,7 @@ func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []
 	}}},
 	{"I13", []bug{{
 		"janitor without a broom", "consumer/janitor.go",
-		`err = c.work.Abort(ctx, a, r.Uploads)`, `_ = a`,
+		`err = c.work.Abort(abort, a, r.Uploads)`, `_, _ = a, abort`,
 		`case ^part-tables/locked-out$`,
 	}}},
 	{"I14", []bug{{
