@@ -97,6 +97,14 @@ func (c Config) Validate() error {
 		if !contracts.ValidDatabase(name) || d.Primary == nil {
 			return fmt.Errorf("database %.80q: a name of 1 to 32 of a-z 0-9 _ - and a primary are needed", name)
 		}
+		for _, db := range []*pgx.ConnConfig{d.Primary, d.Replica} {
+			if db == nil {
+				continue
+			}
+			if err := CheckLogin(db); err != nil {
+				return fmt.Errorf("database %.80q: %w", name, err)
+			}
+		}
 	}
 	for _, s := range c.Attachments.Sources {
 		if s.Bucket == "" || len(s.Prefix) < 2 || !strings.HasSuffix(s.Prefix, "/") {

@@ -3,10 +3,12 @@ package exporter
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -17,7 +19,8 @@ import (
 
 // Database is one of the PostgreSQL servers that tenants live on.
 type Database struct {
-	// Primary is how to log in, from [pgx.ParseConfig].
+	// Primary is how to log in, from [pgx.ParseConfig]. [TenantInUser] in its user stands for the tenant's name, so that
+	// each tenant is read by a login that can read nothing else.
 	Primary *pgx.ConnConfig
 
 	// Replica is a hot standby of it, which is read in its place, so that the primary is free for the application.
@@ -31,11 +34,46 @@ type Database struct {
 	FleetConnections int
 }
 
+// TenantInUser stands for the tenant's name in the user of a [Database].
+const TenantInUser = "{tenant}"
+
+// maxRoleName is PostgreSQL's. It cuts a longer name without an error, which could then be another tenant's.
+const maxRoleName = 63
+
+// loginFor is how to log in for one tenant.
+func loginFor(db *pgx.ConnConfig, tenant string) (*pgx.ConnConfig, error) {
+	if !strings.Contains(db.User, TenantInUser) {
+		return db, nil
+	}
+	db = db.Copy()
+	db.User = strings.ReplaceAll(db.User, TenantInUser, tenant)
+	if !contracts.ValidTenant(tenant) || len(db.User) > maxRoleName {
+		return nil, contracts.Reject(contracts.InvalidTenant, "the tenant's login at the database would be %.80q: a role's name has at most %d bytes; "+
+			"fix: register the tenant under a shorter name, or shorten the user of the workers' database URL", db.User, maxRoleName)
+	}
+	return db, nil
+}
+
+// CheckLogin returns nil if the login of every tenant can be made of db: [TenantInUser] is one part of the user, and is
+// in no other setting. The error quotes none of them.
+func CheckLogin(db *pgx.ConnConfig) error {
+	switch {
+	case strings.Contains(db.Host+db.Database, TenantInUser):
+		return errors.New(TenantInUser + " may be in the user only, not in the host or the database")
+	case db.User == TenantInUser:
+		return errors.New("the user is " + TenantInUser + ", which is the tenant's own role: let it be a part of a name, such as snapfleet_" + TenantInUser)
+	case strings.Count(db.User, TenantInUser) > 1:
+		return errors.New(TenantInUser + " is in the user more than once")
+	}
+	return nil
+}
+
 // server is one PostgreSQL server, as snapshots are read from it.
 type server struct {
 	db      *pgx.ConnConfig
-	share   int  // of its sessions, for the whole fleet; negative: without a bound
-	replica bool // of another one, which can be read instead
+	user    string // db's, as it was before a tenant's name was put into it
+	share   int    // of its sessions, for the whole fleet; negative: without a bound
+	replica bool   // of another one, which can be read instead
 }
 
 // maxConflicts is how often a job is ended by a replica before its primary is read. Once may be bad luck.
@@ -89,7 +127,7 @@ func (e *Exporter) openSomewhere(ctx context.Context, a contracts.Attempt) (_ *S
 		return nil, err
 	}
 	if readsReplica(db, a.Conflicts) {
-		s, err := e.openOn(ctx, a, &server{db: db.Replica, share: db.FleetConnections, replica: true})
+		s, err := e.openAs(ctx, a, &server{db: db.Replica, share: db.FleetConnections, replica: true})
 		if err == nil || !cured(ctx, err) {
 			return s, err
 		}
@@ -100,7 +138,32 @@ func (e *Exporter) openSomewhere(ctx context.Context, a contracts.Attempt) (_ *S
 			e.cfg.Fallback(ctx, cmp.Or(a.Tenant.Database, contracts.DefaultDatabase), err)
 		}
 	}
-	return e.openOn(ctx, a, &server{db: db.Primary, share: db.FleetConnections})
+	return e.openAs(ctx, a, &server{db: db.Primary, share: db.FleetConnections})
+}
+
+// openAs opens a snapshot on one server, with the tenant's login.
+func (e *Exporter) openAs(ctx context.Context, a contracts.Attempt, on *server) (*Snapshot, error) {
+	login, err := loginFor(on.db, a.Tenant.Name)
+	if err != nil {
+		return nil, err
+	}
+	on.db, on.user = login, on.db.User
+	snapshot, err := e.openOn(ctx, a, on)
+	// A login of one tenant's says nothing about the worker, which reads all others with theirs.
+	if fault, ok := contracts.AsWorkerFault(err); ok && on.user != login.User && strings.HasPrefix(sqlstate(err), "28") {
+		return nil, fmt.Errorf("the database refuses the login that is this tenant's own (%w); fix: make its role as deploy/database.md shows", fault.Err)
+	}
+	return snapshot, err
+}
+
+// isOurs is an SQL condition: the role of that name is one that the fleet logs in with.
+func (s *server) isOurs(role string) string {
+	before, after, template := strings.Cut(s.user, TenantInUser)
+	if !template {
+		return role + " = current_user"
+	}
+	quote := func(name string) string { return "'" + strings.ReplaceAll(name, "'", "''") + "'" }
+	return fmt.Sprintf("starts_with(%[1]s, %[2]s) AND right(%[1]s::text, %[4]d) = %[3]s", role, quote(before), quote(after), utf8.RuneCountInString(after))
 }
 
 // named says in a fault which database it is of, where there are several.
@@ -117,6 +180,9 @@ func (e *Exporter) Probe(ctx context.Context, database string) error {
 	db, err := e.database(database)
 	if err != nil {
 		return err
+	}
+	if strings.Contains(db.Primary.User, TenantInUser) {
+		return nil // there is no login but the tenants'
 	}
 	conn, err := (&server{db: db.Primary}).connect(ctx, "snapfleet/probe")
 	if err != nil {

@@ -46,7 +46,10 @@ file is read once, at the start:
 
 A replica is read in its primary's place. When it has ended two attempts of a job, because of what its primary did to
 the same rows, the primary is read; and at once, when the replica cannot be. connections is --fleet-connections, for
-each server. url_file and replica_url_file name files that hold a URL each; a relative name begins at the file's folder.`
+each server. url_file and replica_url_file name files that hold a URL each; a relative name begins at the file's folder.
+
+{tenant} in the user of a URL stands for the tenant's name: postgres://snapfleet_{tenant}:...@db1/app reads each tenant
+with a login of its own, which needs no right to another tenant's tables. deploy/database.md has the roles.`
 
 // databaseFiles reads what --databases names.
 type databaseFiles struct {
@@ -180,9 +183,12 @@ func (f *databaseFiles) look(path string) {
 // parseDatabase parses a connection string. The error never holds any of it: a password with a character that should
 // have been encoded may be taken for a port, and errors quote ports.
 func parseDatabase(given string) (*pgx.ConnConfig, error) {
+	if strings.Contains(given, "://") { // where no brace may be
+		given = strings.ReplaceAll(given, exporter.TenantInUser, url.QueryEscape(exporter.TenantInUser))
+	}
 	cfg, err := pgx.ParseConfig(given)
 	if err == nil {
-		return cfg, nil
+		return cfg, exporter.CheckLogin(cfg)
 	}
 	if strings.Contains(given, "://") {
 		if _, bad := url.Parse(given); bad != nil {

@@ -99,3 +99,18 @@ func TestDatabasesAreReadFromTheFile(t *testing.T) {
 		t.Errorf("the manual shows %s\n%v", shown, err)
 	}
 }
+
+// TestTenantInTheUser: {tenant} may be in the user of a URL or of a key=value string, and nowhere else.
+func TestTenantInTheUser(t *testing.T) {
+	t.Parallel()
+	for given, user := range map[string]string{
+		"postgres://snapfleet_{tenant}:p%40ss@db/app": "snapfleet_{tenant}", "postgres://snapfleet_%7Btenant%7D@db/app": "snapfleet_{tenant}",
+		"host=db user=snapfleet_{tenant} dbname=app": "snapfleet_{tenant}", "postgres://{tenant}@db/app": "", "postgres://a_{tenant}@db/{tenant}": "", "postgres://a@{tenant}/app": "",
+		"host=db user=a dbname={tenant}": "",
+	} {
+		cfg, err := parseDatabase(given)
+		if user == "" && err == nil || user != "" && (err != nil || cfg.User != user) {
+			t.Errorf("%s: %v, %v", given, cfg, err)
+		}
+	}
+}
