@@ -175,6 +175,10 @@ microbench: ## Run every Go benchmark.
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 $(PKG)
 
 SIMULATE ?= 100000
+.PHONY: flood
+flood: ## Publish a million requests of one tenant and 100,000 that cannot be read, and see when another tenant's job begins.
+	$(GO) test ./consumer -run '^TestFlood$$' -count=1 -v -timeout 20m -args -flood
+
 .PHONY: simulation
 simulation: ## Simulate a night of 100,000 tenants in virtual time. Fewer: make simulation SIMULATE=10000
 	@mkdir -p bin

@@ -381,13 +381,19 @@ func (c *Consumer) feed(ctx context.Context, busy *sync.WaitGroup) {
 	for {
 		select {
 		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return
+		default:
+			c.queue.Return()
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
 		}
 		// One message now and then all the same: a job whose deadline is over has to end, whoever is broken.
 		c.faults.wait(ctx, c.cfg.Observe/2)
 		m, err := c.queue.Next(ctx)
 		if ctx.Err() != nil {
+			c.queue.Return()
 			if m != nil {
 				_ = m.Nak(0) // not begun: somebody else's, at once
 			}

@@ -90,6 +90,23 @@ func (p pull) now() (*delivered, error) {
 	return nil, nil
 }
 
+// some does not wait, and takes what is there, n messages at most.
+func (p pull) some(n int) (all []*delivered, err error) {
+	batch, err := p.consumer.FetchNoWait(n)
+	if err != nil {
+		return nil, fmt.Errorf("next request: %w", err)
+	}
+	for m := range batch.Messages() {
+		if d, err := p.take(m); err == nil { // what is no delivery of JetStream's is nothing to settle
+			all = append(all, d)
+		}
+	}
+	if err := batch.Error(); err != nil && len(all) == 0 && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+		return nil, fmt.Errorf("next request: %w", err)
+	}
+	return all, nil
+}
+
 func (p pull) take(m jetstream.Msg) (*delivered, error) {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -106,6 +123,10 @@ type queues struct {
 
 	turn int
 	busy bool // the last look found something
+	// held are requests that were taken at once, because the one before them could not be read.
+	held []*delivered
+	// unreadable: the last request could not be read.
+	unreadable bool
 }
 
 // openQueues opens what [Setup] has made. The shorter ack wait of both is told.
@@ -140,7 +161,34 @@ func (q *queues) Next(ctx context.Context) (message, error) {
 	return *m, nil
 }
 
-func (q *queues) next(ctx context.Context) (*delivered, error) {
+// manyAtOnce is how many requests are taken at once when the last one could not be read. Those take no slot, and nobody
+// should wait behind them.
+const manyAtOnce = 100
+
+func (q *queues) next(ctx context.Context) (m *delivered, err error) {
+	if len(q.held) == 0 && q.unreadable {
+		if q.held, err = q.requests.some(manyAtOnce); err != nil {
+			return nil, err
+		}
+	}
+	if len(q.held) > 0 {
+		m, q.held = q.held[0], q.held[1:]
+	} else {
+		m, err = q.nextOfBoth(ctx)
+	}
+	q.unreadable = m != nil && unreadable(m)
+	return m, err
+}
+
+// Return gives back what is held: it would wait inside a worker that is busy.
+func (q *queues) Return() {
+	for _, m := range q.held {
+		_ = m.Nak(0)
+	}
+	q.held = nil
+}
+
+func (q *queues) nextOfBoth(ctx context.Context) (*delivered, error) {
 	if q.turn++; q.busy && q.turn%2 == 0 {
 		if m, err := q.requests.now(); m != nil || err != nil {
 			return m, err

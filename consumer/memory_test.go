@@ -464,6 +464,8 @@ func (n *node) Next(ctx context.Context) (message, error) {
 	return nil, nil
 }
 
+func (n *node) Return() {}
+
 // take hands out the first message that is visible. It must be called inside change.
 func (w *memory) take() (*queued, error) {
 	for _, m := range w.messages {

@@ -99,6 +99,9 @@ type message interface {
 type queue interface {
 	// Next waits a few seconds at most and returns nil, nil when there was nothing.
 	Next(ctx context.Context) (message, error)
+	// Return gives back the messages that the queue has taken and Next has not returned yet. It is called before the
+	// caller waits for something else than a message.
+	Return()
 }
 
 // cells is a compare-and-swap store: one value and one growing revision for each key. Reads may be stale.

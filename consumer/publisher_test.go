@@ -165,9 +165,8 @@ func TestWhateverIsPublishedIsBuried(t *testing.T) {
 		send("snapshot.request."+token, "", fmt.Sprintf("no request: %.1s %d", token, len(token)))
 	}
 	p.flush()
-	if s := must(jobs.js.Stream(ctx, contracts.RequestStream)); s.CachedInfo().State.Msgs != uint64(sent) {
-		t.Fatalf("the queue has taken %d of %d messages", s.CachedInfo().State.Msgs, sent)
-	}
+	queue := must(jobs.js.Stream(ctx, contracts.RequestStream))
+	becomes(t, "the queue has taken every message", func() bool { return must(queue.Info(ctx)).State.Msgs == uint64(sent) })
 
 	var log lines
 	cfg := quick("w1")

@@ -415,6 +415,8 @@ func (p *wire) Endings(ctx context.Context, ended func(string)) error {
 	return listenTo(ctx, p, p.hearers, ended)
 }
 
+func (p *wire) Return() {}
+
 func (p *wire) Refuse(context.Context, contracts.Refusal) error { return nil }
 
 func (p *wire) Bury(context.Context, message, string, *contracts.Rejection) error {
