@@ -121,7 +121,7 @@ func cutName(s string) string {
 // columns; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest. A volume must be what
 // this package writes, header by header: what another program would unpack differently is a problem.
 //
-// Memory is a few MiB and about ten times the manifest, whatever the volumes hold. Verify ends soon after ctx does, also in
+// Memory is a few MiB and at most some twenty times the manifest, whatever the volumes hold. Verify ends soon after ctx does, also in
 // the midst of a file.
 //
 // Everything that is wrong with the delivery is a [Problem]; an error means that it could not be read. The error is
@@ -224,7 +224,9 @@ func (v *verification) books(m contracts.Manifest) {
 	if n := len(v.report.Problems); n > maxProblems {
 		v.report.Problems, v.report.More = v.report.Problems[:maxProblems], n-maxProblems
 	}
-	v.add(misnamed(m)...)
+	if v.report.OK() {
+		v.add(misnamed(m)...)
+	}
 }
 
 // objects compares what the source lists with what the manifest names. A volume that is larger than it should be is not
@@ -271,13 +273,12 @@ func unpackedNames(m contracts.Manifest) map[string]bool {
 	return names
 }
 
-// misnamed are the files whose names are not those that the layout gives them.
+func notNameOf(file, of string) Problem {
+	return Problem{File: file, What: fmt.Sprintf("it is not the name of a file of %.80q", of)}
+}
+
+// misnamed are the tables' files whose names are not those that the layout gives them.
 func misnamed(m contracts.Manifest) (bad []Problem) {
-	say := func(name, of string) {
-		if len(bad) <= maxProblems {
-			bad = append(bad, Problem{File: name, What: fmt.Sprintf("it is not the name of a file of %.80q", of)})
-		}
-	}
 	kinds := make(map[string]contracts.Kind, len(m.Volumes))
 	for _, v := range m.Volumes {
 		kinds[v.Name] = v.Kind
@@ -292,12 +293,10 @@ func misnamed(m contracts.Manifest) (bad []Problem) {
 	}
 	for _, f := range m.Files {
 		if name, known := of[f.Of]; known && kinds[f.Volume] == contracts.Tables && f.Name != name && !partOf(name, f.Name) {
-			say(f.Name, f.Of)
+			bad = append(bad, notNameOf(f.Name, f.Of))
 		}
-	}
-	for _, a := range m.Attachments {
-		if a.File != "" && a.File != contracts.AttachmentFile(a.ID, a.Filename) {
-			say(a.File, a.ID)
+		if len(bad) == maxProblems {
+			break
 		}
 	}
 	return bad
@@ -324,7 +323,7 @@ func (v *verification) manifest(ctx context.Context) (m contracts.Manifest, foun
 		return m, false, err
 	}
 	defer r.Close()
-	m, err = readManifest(ctx, r)
+	m, misnamed, err := readManifest(ctx, r)
 	if bad, ok := errors.AsType[badManifest](err); ok {
 		v.say("", contracts.ManifestName, "%v", bad)
 		return m, false, nil
@@ -332,6 +331,7 @@ func (v *verification) manifest(ctx context.Context) (m contracts.Manifest, foun
 	if err != nil {
 		return m, false, fmt.Errorf("read %s: %w", contracts.ManifestName, err)
 	}
+	v.add(misnamed...)
 	if counterOf("."+string(m.Format), contracts.Table{}) == nil {
 		v.say("", contracts.ManifestName, "its format is %.80q, which this build cannot count", m.Format)
 	}

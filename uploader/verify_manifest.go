@@ -16,29 +16,32 @@ const (
 	maxEntry = 4 << 20
 	// maxColumns is PostgreSQL's own limit for the columns of a row.
 	maxColumns = 1664
+	// maxTables is more than a server with its usual settings can lock for one snapshot.
+	maxTables = 1_000_000
 	// maxDepth is how deep an unknown field may be nested.
 	maxDepth = 1000
 )
 
 // readManifest reads a manifest entry by entry. It keeps of it what [Verify] compares: everything but the attachments
-// without a file, and the descriptions of the others. Memory is at most some four times the bytes read, because an
-// entry that lacks what every entry has ends the reading.
-func readManifest(ctx context.Context, r io.Reader) (contracts.Manifest, error) {
+// without a file, and the descriptions of the others. An entry that lacks what every entry has ends the reading, so memory
+// is a small multiple of the bytes read. An attachment whose file is not called as the layout calls it is not kept: it
+// is a problem.
+func readManifest(ctx context.Context, r io.Reader) (contracts.Manifest, []Problem, error) {
 	in := &entryReader{r: io.LimitReader(reading{ctx, r}, contracts.MaxManifestBytes+1)}
 	p := &manifestParser{in: in, json: json.NewDecoder(in), small: map[string]json.RawMessage{}, seen: map[string]bool{}}
 	err := p.object()
 	switch {
 	case in.err != nil && !errors.Is(in.err, errEntrySize): // the source's own
-		return p.m, in.err
+		return p.m, nil, in.err
 	case in.total > contracts.MaxManifestBytes:
-		return p.m, badManifest{fmt.Errorf("it has more than %d bytes, the limit", contracts.MaxManifestBytes)}
+		return p.m, nil, badManifest{fmt.Errorf("it has more than %d bytes, the limit", contracts.MaxManifestBytes)}
 	case err == nil:
 		err = p.head()
 	}
 	if err != nil {
-		return p.m, badManifest{err}
+		return p.m, nil, badManifest{err}
 	}
-	return p.m, nil
+	return p.m, p.misnamed, nil
 }
 
 // badManifest is what is wrong with a manifest, as opposed to an error of reading it.
@@ -80,6 +83,8 @@ type manifestParser struct {
 	m     contracts.Manifest
 	small map[string]json.RawMessage // the fields that are no lists
 	seen  map[string]bool            // fields
+
+	misnamed []Problem // attachments
 }
 
 // object reads the one object that a manifest is.
@@ -122,8 +127,12 @@ func (p *manifestParser) field(name string) error {
 	case "attachments":
 		p.seen[name] = true
 		return list(p, name, func(a contracts.Attachment) error {
-			if a.File != "" { // the others are compared with nothing
-				p.m.Attachments = append(p.m.Attachments, contracts.Attachment{ID: a.ID, Filename: a.Filename, File: a.File})
+			switch {
+			case a.File == "": // compared with nothing
+			case a.File == contracts.AttachmentFile(a.ID, a.Filename):
+				p.m.Attachments = append(p.m.Attachments, contracts.Attachment{ID: a.ID, File: a.File})
+			case len(p.misnamed) < maxProblems:
+				p.misnamed = append(p.misnamed, notNameOf(a.File, a.ID))
 			}
 			return nil
 		})
@@ -141,6 +150,9 @@ func (p *manifestParser) field(name string) error {
 		return list(p, name, func(v contracts.Volume) error {
 			if v.Name == "" || v.CRC64NVME == "" || v.Size < 0 {
 				return errors.New("a volume without a name, a size or a checksum")
+			}
+			if len(p.m.Volumes) == maxObjects {
+				return fmt.Errorf("more than %d volumes", maxObjects)
 			}
 			p.m.Volumes = append(p.m.Volumes, v)
 			return nil
@@ -172,6 +184,8 @@ func (p *manifestParser) tables() error {
 			return fmt.Errorf("table %.80q has %d columns, PostgreSQL allows %d", t.Name, len(t.Columns), maxColumns)
 		case t.Rows < 0:
 			return fmt.Errorf("table %.80q has %d rows", t.Name, t.Rows)
+		case len(names) == maxTables:
+			return fmt.Errorf("more than %d tables", maxTables)
 		}
 		names[t.Name] = true
 		for i := range t.Columns { // only the names are compared

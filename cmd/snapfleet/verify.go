@@ -32,7 +32,7 @@ size and CRC64NVME, every file with its size and SHA-256, every table with its r
 CSV or JSON, and its columns; nothing missing, nothing twice, nothing besides. It trusts nothing but the manifest, and changes nothing.
 A .tar must be one that snapfleet wrote, header by header: links, devices, sparse files and other modes are refused.
 
-Memory is some MiB, and about ten times the manifest. What was unpacked from the archives may lie beside them: it is
+Memory is some MiB, and at most some twenty times the manifest. What was unpacked from the archives may lie beside them: it is
 counted, and not looked at. Spreadsheets run what looks like a formula (=, +, -, @ in front) in a CSV file that they
 open: import the columns as text.
 
