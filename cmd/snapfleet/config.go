@@ -71,6 +71,7 @@ type natsFlags struct {
 // connect dials NATS once: an operator's verb that cannot reach it says so at once, and a worker is
 // started again by whoever supervises it.
 func (f natsFlags) connect(name string) (*nats.Conn, error) {
+	secrets.addNATS(f.NATSURL)
 	if err := nats.CustomInboxPrefix(f.NATSInbox)(new(nats.Options)); err != nil {
 		return nil, usagef("--nats-inbox: %q is no prefix of subjects", f.NATSInbox)
 	}
@@ -131,11 +132,12 @@ type databaseFlags struct {
 func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 	cfg, err := parseDatabase(f.DatabaseURL)
 	if err == nil {
+		secrets.add(cfg.Password)
 		return cfg, nil
 	}
 	return nil, explain(exitUsage, fmt.Errorf("--database-url or the PG* variables: %w", err),
 		"the connection string cannot be parsed",
-		"write it as postgres://user:password@host:5432/database?sslmode=verify-full")
+		"write it as "+databaseHint)
 }
 
 // databasesFlags say which PostgreSQL servers a worker reads besides.

@@ -33,9 +33,64 @@ func TestRedact(t *testing.T) {
 		{"https://h/?token=abc&x=1", "https://h/?token=***&x=1"},
 		{"sign with whsec_c2VjcmV0+/=, not", "sign with whsec_***, not"},
 		{"s3://bucket/tenant/job/", "s3://bucket/tenant/job/"},
+		{"user:s3cr3tP@127.0.0.1:1: refused", "***@127.0.0.1:1: refused"},
+		{"t0ken@127.0.0.1:1: refused", "***@127.0.0.1:1: refused"},
+		{"nats://user:s3c@r3tP@host: refused", "nats://***@host: refused"},
+		{"nats://user:s3c/r3tP@host: refused", "nats://***@host: refused"},
+		{"nats://user:s3c r3tP@host, tls://a:b c@two: refused", "nats://***@host, tls://***@two: refused"},
+		{`parse "nats://u:x\"nats://y z@host": invalid`, `parse "nats://***@host": invalid`},
+		{"a:b@one:1,c:d@two:2", "***@two:2"},
+		{"WS://u:p@host", "WS://***@host"},
+		{"postgres://u:s3 cr3t@h/db refused", "postgres://*** refused"},
+		{"password = 's3 cr3t", "password = ***"},
+		{`password=s3\ cr3t x`, "password=*** x"},
+		{`{"SecretAccessKey":"s3+/cr3t"}`, `{"SecretAccessKey":***}`},
+		{"aws_secret_access_key = s3cr3t", "aws_secret_access_key = ***"},
+		{"key AKIAIOSFODNN7EXAMPLE", "key AKIA***"},
+		{"seed SUAM6ZIHDZCBLQ3TKZ27NZTHPCQVJNS6VCJVAQPGZJXTQPBQMIMTRWA2PI", "seed ***"},
+		{"write to someone@example.com", "write to someone@example.com"},
+		{"write it as " + databaseHint, "write it as " + databaseHint},
+		{"write it as " + databaseHint + " or nats://u:p@h", "write it as " + databaseHint + " or nats://***@h"},
+		{"arn:aws:iam::123456789012:role/x, 2026-11-30 19:00:00", "arn:aws:iam::123456789012:role/x, 2026-11-30 19:00:00"},
 	} {
 		if got := redact(c.in); got != c.want {
 			t.Errorf("redact(%q) = %q, want %q", c.in, got, c.want)
+		}
+	}
+}
+
+// FuzzRedact: no secret is left of an error that quotes a connection string, in any form that a server takes.
+func FuzzRedact(f *testing.F) {
+	for _, password := range []string{"s3cr3tP", "s3c@r3tP", "s3c/r3tP", "s3c r3tP", "nats://x", "a'b\"c`d", "%41%zz", "x,y:z@", "\n\t?#[]"} {
+		f.Add("user", password)
+	}
+	f.Fuzz(func(t *testing.T, user, password string) {
+		if len(password) < leastSecret || len(user) > 20 || len(password) > 100 || strings.Contains(databaseHint+"***", password) {
+			t.Skip()
+		}
+		for _, form := range []string{"%s:%s@host:4222", "nats://%s:%s@host:4222", "tls://h1,nats://%s:%s@h2", " ws://%s:%s@h2"} {
+			configured := fmt.Sprintf(form, user, password)
+			var known secretTexts
+			known.addNATS(configured)
+			for _, text := range []string{configured + ": refused", fmt.Sprintf("parse %q: invalid port", configured)} {
+				if left := redactPart(known.redact(text)); strings.Contains(left, password) && !strings.Contains(fmt.Sprintf(form, user, "")+": refusedparse invalid port", password) {
+					t.Errorf("%q is left of %q", left, text)
+				}
+			}
+		}
+	})
+}
+
+// TestNoLoginIsPrinted runs the program: it prints no login that it cannot connect with.
+func TestNoLoginIsPrinted(t *testing.T) {
+	t.Parallel()
+	for _, server := range []string{
+		"user:s3cr3tP@127.0.0.1:1", "s3cr3tP@127.0.0.1:1", "nats://user:x@s3cr3tP@127.0.0.1:1", "nats://user:s3cr3tP/x@127.0.0.1:1",
+		"nats://user:y s3cr3tP@127.0.0.1:1", "nats://a:b@127.0.0.1:1, user:s3cr3tP@127.0.0.1:2", "user:s3cr3tP @127.0.0.1:1", "nats://user:s3cr3tP%zz@127.0.0.1:1",
+	} {
+		r := snapfleet(t, nil, "status", "--nats-url="+server)
+		if strings.Contains(r.out+r.err, "s3cr3tP") || r.code == exitOK {
+			t.Errorf("%s: exit %d: %s%s", server, r.code, r.out, r.err)
 		}
 	}
 }
