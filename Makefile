@@ -67,7 +67,7 @@ image: ## Build the container image into bin/image, without a container engine.
 	@set -e; for platform in $(PLATFORMS); do \
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/$$platform/snapfleet ./cmd/snapfleet; \
 	done
-	@$(GO) run $(CYCLONEDX) bin -json -noserial -notimestamp -version v$(VERSION) -output bin/sbom.cdx.json bin/$(firstword $(PLATFORMS))/snapfleet
+	@$(GO) run $(CYCLONEDX) bin -std -json -noserial -notimestamp -version v$(VERSION) -output bin/sbom.cdx.json bin/$(firstword $(PLATFORMS))/snapfleet
 	@$(GO) run ./deploy/image --out=bin/image --version='$(VERSION)' --sbom=bin/sbom.cdx.json \
 		--revision="$$(git rev-parse HEAD)" --created="$$(git log -1 --format=%ct)" $(foreach p,$(PLATFORMS),--binary=$(p)=bin/$(p)/snapfleet)
 

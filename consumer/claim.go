@@ -159,6 +159,10 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		r.Attempt, r.AttemptID = 0, ""
 		return c.unlessEnded(ctx, m, r.givenUp(t.skip))
 	}
+	if err := req.ValidateAt(m.Published()); err != nil {
+		rejection, _ := contracts.AsRejection(err)
+		return r, c.bury(ctx, m, req.Job, rejection), false
+	}
 	since := req.RequestedAt
 	if m.Published().Before(since) { // a publisher may name a time that lies ahead, and would never be refused
 		since = m.Published()

@@ -407,6 +407,7 @@ func TestRefusedRequestsAreKeptWithTheReason(t *testing.T) {
 		{"other", `{"version":1,"tenant":"acme","job":"b","requested_at":"2026-01-01T00:00:00Z"}`, contracts.InvalidRequest},
 		{"acme", `{"version":9,"tenant":"acme","job":"c","requested_at":"2026-01-01T00:00:00Z"}`, contracts.UnsupportedVersion},
 		{"acme", `{"version":1,"tenant":"acme","job":"d","requested_at":"2016-01-01T00:00:00Z"}`, contracts.RequestExpired},
+		{"acme", `{"version":1,"tenant":"acme","job":"future","requested_at":"2999-01-01T00:00:00Z"}`, contracts.InvalidRequest},
 	} {
 		if _, err := js.Publish(ctx, contracts.RequestSubject(tt.tenant), []byte(tt.body)); err != nil {
 			t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"reflect"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,15 +19,66 @@ func DecodeStrict(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
 	}
+	if bytes.HasPrefix(data, []byte("\ufeff")) {
+		return errors.New("it begins with a byte order mark (U+FEFF): JSON is UTF-8 without one")
+	}
 	if err := uniqueKeys(data); err != nil {
 		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("not the expected JSON: %w", err)
+		return fmt.Errorf("not the expected JSON: %w", inWords(err))
 	}
 	return nil
+}
+
+// inWords says what is wrong with a value in the words of JSON, not of Go.
+func inWords(err error) error {
+	var kind *json.UnmarshalTypeError
+	if !errors.As(err, &kind) || kind.Type == nil {
+		return err
+	}
+	field := kind.Field
+	if field == "" {
+		field = "the value"
+	} else {
+		field = fmt.Sprintf("field %.80q", field)
+	}
+	want := map[reflect.Kind]string{
+		reflect.String: "a string", reflect.Bool: "true or false", reflect.Slice: "an array", reflect.Struct: "an object", reflect.Map: "an object",
+		reflect.Float64: "a number",
+	}[kind.Type.Kind()]
+	if want == "" {
+		want = "a whole number"
+	}
+	return fmt.Errorf("%s is %s %.80s, it must be %s", field, article(kind.Value), kind.Value, want)
+}
+
+// article is what stands before a word.
+func article(word string) string {
+	if word != "" && strings.ContainsRune("aeiou", rune(word[0])) {
+		return "an"
+	}
+	return "a"
+}
+
+// wholeNumber reads an integer as JSON Schema defines it: 1.0 and 1e0 are 1.
+type wholeNumber int
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (n *wholeNumber) UnmarshalJSON(data []byte) error {
+	var number json.Number
+	if string(data) == "null" { // as encoding/json has it
+		return nil
+	}
+	if len(data) > 0 && data[0] != '"' && json.Unmarshal(data, &number) == nil {
+		if f, err := number.Float64(); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<31 {
+			*n = wholeNumber(f)
+			return nil
+		}
+	}
+	return fmt.Errorf("%.80s is no whole number", data)
 }
 
 // uniqueKeys walks all of data. Its error names the key.

@@ -92,21 +92,34 @@ func DecodeRequest(data []byte) (Request, error) {
 	}
 	wire := struct {
 		*Request
-		RequestedAt instant `json:"requested_at"`
+		Version     wholeNumber `json:"version"`
+		RequestedAt instant     `json:"requested_at"`
 	}{Request: &r}
 	if err := DecodeStrict(data, &wire); err != nil {
 		// A request of a later version probably has fields that this one lacks: what is wrong
 		// with it is its version.
 		var head struct {
-			Version int `json:"version"`
+			Version wholeNumber `json:"version"`
 		}
 		if json.Unmarshal(data, &head) == nil && head.Version > RequestVersion {
 			return r, Reject(UnsupportedVersion, "version is %d, this fleet reads %d", head.Version, RequestVersion)
 		}
 		return r, &Rejection{Code: InvalidRequest, Err: err}
 	}
-	r.RequestedAt = wire.RequestedAt.Time
+	r.Version, r.RequestedAt = int(wire.Version), wire.RequestedAt.Time
 	return r, r.Validate()
+}
+
+// MaxClockSkew is how far the clock of a publisher may be ahead of the server's.
+const MaxClockSkew = 15 * time.Minute
+
+// ValidateAt returns a [Rejection] of a request that was stored before it was made, by more than [MaxClockSkew]: it would
+// never be too old. stored is when the server took it.
+func (r Request) ValidateAt(stored time.Time) error {
+	if ahead := r.RequestedAt.Sub(stored); ahead > MaxClockSkew {
+		return Reject(InvalidRequest, "requested_at is %s, %v after the request was received: give the present instant in UTC", r.RequestedAt.UTC().Format(time.RFC3339), ahead.Round(time.Second))
+	}
+	return nil
 }
 
 // instant reads RFC 3339 to the letter. time.Time is lenient: it reads the zone +24:00, for one, which it

@@ -76,7 +76,6 @@ func requestCases() []requestCase {
 		{name: "version as text", body: request("version", `"1"`), code: invalid},
 		{name: "version null", body: request("version", "null"), code: version},
 		{name: "version as a fraction", body: request("version", "1.5"), code: invalid},
-		{name: "version 1.0", body: request("version", "1.0"), code: invalid, beyond: true},
 		{name: "version beyond int64", body: request("version", "99999999999999999999"), code: invalid},
 
 		{name: "unknown field", body: request("bucket", `"evil"`), code: invalid},
@@ -271,6 +270,31 @@ func TestWants(t *testing.T) {
 	} {
 		if got := (contracts.Request{Only: c.only}).Wants(c.kind); got != c.want {
 			t.Errorf("only %q wants %q: %v", c.only, c.kind, got)
+		}
+	}
+}
+
+// TestRequestVersionIsAWholeNumber: 1.0 and 1e0 are integers in JSON Schema, and in JSON's other readers.
+func TestRequestVersionIsAWholeNumber(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]string{
+		"1": "", "1.0": "", "1e0": "", "10e-1": "", "1.5": "is no whole number", `"1"`: "is no whole number", "null": "version is 0", "2.0": "version is 2", "0.0": "version is 0",
+	} {
+		r, err := contracts.DecodeRequest([]byte(`{"version":` + version + `,"tenant":"acme","job":"j","requested_at":"2026-03-31T14:30:22Z"}`))
+		if want == "" && (err != nil || r.Version != 1) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("version %s: %d, %v, want %q", version, r.Version, err, want)
+		}
+	}
+}
+
+// TestRequestOfTheFuture: it would not be too old for years.
+func TestRequestOfTheFuture(t *testing.T) {
+	t.Parallel()
+	stored := time.Date(2026, 3, 31, 14, 30, 22, 0, time.UTC)
+	for ahead, ok := range map[time.Duration]bool{-7 * 24 * time.Hour: true, 0: true, contracts.MaxClockSkew: true, contracts.MaxClockSkew + time.Second: false, 24 * time.Hour: false, 1 << 62: false} {
+		err := contracts.Request{RequestedAt: stored.Add(ahead)}.ValidateAt(stored)
+		if rejection, rejected := contracts.AsRejection(err); ok != (err == nil) || !ok && (!rejected || rejection.Code != contracts.InvalidRequest) {
+			t.Errorf("%v ahead: %v", ahead, err)
 		}
 	}
 }

@@ -91,13 +91,14 @@ func TestPause(t *testing.T) {
 	f.says(3, words("pause nobody"), "tenant nobody is not registered", "fix:")
 	f.says(3, words("resume nobody"), "tenant nobody is not registered")
 	f.says(2, words("resume held --fleet"), "not both")
-	f.says(0, words("resume"), "The fleet was not paused.")
+	f.says(2, words("resume"), "give a tenant, or --fleet to end the pause of the fleet")
+	f.says(0, words("resume --fleet"), "The fleet was not paused.")
 	f.says(0, words("resume held"), "Tenant held was not paused.")
 	f.submit("before")
 	f.delivered("before")
 
 	f.says(0, []string{"pause", "--fleet", "--reason=database moves", "--for=2h"}, "The fleet is paused, until", "jobs under way go on to their end, and requests wait")
-	f.says(0, []string{"pause", "--fleet", "--reason=database moves"}, "The fleet was paused already, since", "until `snapfleet resume`")
+	f.says(0, []string{"pause", "--fleet", "--reason=database moves"}, "The fleet was paused already, since", "until `snapfleet resume --fleet`")
 	f.eventually("the worker has heard of it", func() error {
 		if m := f.probe(worker, "/metrics"); !strings.Contains(m, `snapfleet_paused{scope="fleet"} 1`) || !strings.Contains(m, `snapfleet_paused{scope="tenant"} 0`) {
 			return errors.New(m)

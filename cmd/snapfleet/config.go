@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/user"
 	"runtime/debug"
@@ -72,6 +73,17 @@ type natsFlags struct {
 // started again by whoever supervises it.
 func (f natsFlags) connect(name string) (*nats.Conn, error) {
 	secrets.addNATS(f.NATSURL)
+	for _, server := range strings.Split(f.NATSURL, ",") {
+		server = strings.TrimSpace(server)
+		if !strings.Contains(server, "://") { // nats.go takes it so
+			server = "nats://" + server
+		}
+		if _, err := url.Parse(server); err != nil { // whose text may hold a part of the password
+			return nil, explain(exitUsage, errors.New("--nats-url: not a list of URLs"),
+				"special characters of the user and the password, such as @ : / ? # % and spaces, have to be written %40 %3A %2F %3F %23 %25 %20",
+				"write it as nats://HOST:4222, or use --nats-creds or --nats-nkey in place of a password")
+		}
+	}
 	if err := nats.CustomInboxPrefix(f.NATSInbox)(new(nats.Options)); err != nil {
 		return nil, usagef("--nats-inbox: %q is no prefix of subjects", f.NATSInbox)
 	}
@@ -311,6 +323,18 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 	}
 	*b = byteSize(n)
 	return nil
+}
+
+// tenantSize is a byteSize that an empty value takes back.
+type tenantSize int64
+
+// UnmarshalText reads what people write.
+func (s *tenantSize) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*s = 0
+		return nil
+	}
+	return (*byteSize)(s).UnmarshalText(text)
 }
 
 // checkNames refuses names that cannot exist before anything is asked over the network. An empty job is

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 	"github.com/snapfleet/snapfleet/test/bucket"
@@ -70,9 +72,12 @@ func TestFleet(t *testing.T) {
 	first := record(t, env, "acme")
 	snapfleet(t, env, "tenant", "set", "acme", "--volume-size=1GiB").want(t, exitOK, "volumes of 1.0 GiB")
 	second := record(t, env, "acme")
+	snapfleet(t, env, "tenant", "set", "acme", "--volume-size=").want(t, exitOK, "volumes of 50 GiB")
+	snapfleet(t, env, "tenant", "set", "acme", "--volume-size=1GiB").want(t, exitOK, "volumes of 1.0 GiB")
 	snapfleet(t, env, "tenant", "set", "acme", "--format=jsonl.gz").want(t, exitOK, "format jsonl.gz", "volumes of 1.0 GiB")
 	snapfleet(t, env, "tenant", "get", "acme").want(t, exitOK, "format jsonl.gz")
 	snapfleet(t, env, "tenant", "list").want(t, exitOK, "FORMAT", "jsonl.gz")
+	brokenRecord(t, env)
 	snapfleet(t, env, "tenant", "set", "acme", "--format=csv.gz").want(t, exitOK, "format csv.gz")
 	if first.Destination != second.Destination || len(first.Destination.ExternalID) < 22 {
 		t.Errorf("the destination was %+v and is %+v", first.Destination, second.Destination)
@@ -101,7 +106,7 @@ func TestFleet(t *testing.T) {
 	}
 	snapfleet(t, append(aws.Environ(them), "AWS_REGION="+aws.Region()), "verify", "s3://cmd-acme/acme/j1/").want(t, exitOK, "proven: 2 tables, 5,000 rows")
 	snapfleet(t, append(aws.Environ(us), "AWS_REGION="+aws.Region()), "verify", "s3://cmd-acme/acme/j1/").want(t, exitRejected, "S3 answers AccessDenied", "fix:")
-	snapfleet(t, append(aws.Environ(them), "AWS_REGION="+aws.Region()), "verify", "s3://cmd-acme/acme/j2/").want(t, exitUnproven, "manifest.json: it is missing")
+	snapfleet(t, append(aws.Environ(them), "AWS_REGION="+aws.Region()), "verify", "s3://cmd-acme/acme/j2/").want(t, exitNotFound, "nothing is there")
 
 	// Refusals. Each tenant has an external ID of its own, and the role knows that of acme.
 	snapfleet(t, env, "submit", "acme", "--job=j1", "--only=attachments").want(t, exitRejected, "was asked for before, with other content", "fix:")
@@ -203,4 +208,33 @@ func get(t *testing.T, url string) string {
 		t.Fatal(err)
 	}
 	return string(body)
+}
+
+// brokenRecord puts a record that cannot be read beside acme's: it hides no other, and can be removed.
+func brokenRecord(t *testing.T, env []string) {
+	t.Helper()
+	nc, err := nats.Connect(broker.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry, err := js.KeyValue(t.Context(), "snapshot_tenants")
+	if err == nil {
+		_, err = registry.Put(t.Context(), "broken", []byte(`{"version":1,"name":"broken\u001b[2J"}`))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := snapfleet(t, env, "tenant", "list")
+	r.want(t, exitRejected, "acme", "jsonl.gz", "tenant broken:", "snapfleet tenant remove broken")
+	if strings.Contains(r.out+r.err, "\x1b") {
+		t.Errorf("%q", r.out+r.err)
+	}
+	snapfleet(t, env, "tenant", "list", "--json").want(t, exitRejected, `"name":"acme"`, "tenant broken:")
+	snapfleet(t, env, "tenant", "remove", "broken", "--yes").want(t, exitOK, "Tenant broken is removed.")
+	snapfleet(t, env, "tenant", "list").want(t, exitOK, "acme")
 }

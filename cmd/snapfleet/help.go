@@ -243,7 +243,7 @@ func flagValue(f *kong.Flag) string {
 	switch f.Target.Interface().(type) {
 	case time.Duration:
 		return "TIME"
-	case byteSize, *byteSize:
+	case byteSize, *byteSize, *tenantSize:
 		return "SIZE"
 	case int:
 		return "N"

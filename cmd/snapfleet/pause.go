@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -79,7 +80,7 @@ func (p *pauseCmd) Run(ctx context.Context, c *console) error {
 	if was != nil {
 		word = "was paused already, since " + when(was.At) + ", and stays so"
 	}
-	until := "until `snapfleet resume" + spaced(p.Tenant) + "`"
+	until := "until `snapfleet resume " + cmp.Or(p.Tenant, "--fleet") + "`"
 	if !wish.Until.IsZero() {
 		until = "until " + when(wish.Until)
 	}
@@ -113,13 +114,6 @@ func whom(tenant string) string {
 	return "Tenant " + tenant
 }
 
-func spaced(tenant string) string {
-	if tenant == "" {
-		return ""
-	}
-	return " " + tenant
-}
-
 // pausedLine is a pause in a sentence without a full stop, safe to print.
 func pausedLine(p consumer.Pause) string {
 	s := "since " + when(p.At)
@@ -148,8 +142,8 @@ func pausedFact(p *consumer.Pause) [2]string {
 }
 
 type resumeCmd struct {
-	Tenant string `arg:"" optional:"" help:"Name of the tenant. Default: the fleet."`
-	Fleet  bool   `help:"End the pause of the fleet, as without a tenant."`
+	Tenant string `arg:"" optional:"" help:"Name of the tenant whose pause ends."`
+	Fleet  bool   `help:"End the pause of the fleet, instead of one tenant's."`
 	JSON   bool   `name:"json" help:"Print what was ended as JSON."`
 
 	natsFlags
@@ -163,7 +157,7 @@ When nothing was paused, that is said, and nothing is wrong.
 
 Ending the pause of the fleet does not end those of single tenants, and the other way round.`,
 		examples: []example{
-			{"The fleet.", "snapfleet resume"},
+			{"The fleet.", "snapfleet resume --fleet"},
 			{"One tenant.", "snapfleet resume acme"},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
@@ -181,10 +175,12 @@ type resumed struct {
 
 // Run ends the pause.
 func (r *resumeCmd) Run(ctx context.Context, c *console) error {
-	if r.Tenant != "" {
-		if r.Fleet {
-			return usagef("give a tenant or --fleet, not both")
-		}
+	switch {
+	case r.Tenant != "" && r.Fleet:
+		return usagef("give a tenant or --fleet, not both")
+	case r.Tenant == "" && !r.Fleet:
+		return usagef("give a tenant, or --fleet to end the pause of the fleet")
+	case r.Tenant != "":
 		if err := checkNames(r.Tenant, ""); err != nil {
 			return err
 		}

@@ -20,10 +20,10 @@ var (
 	keyword = regexp.MustCompile(`(?i)\b((?:ssl|pg)?password|passfile|passwd|secret|token|aws_secret_access_key|aws_session_token|secretaccesskey|sessiontoken)(["']?\s*=\s*|["']\s*:\s*)('(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$)|(?:\\.|[^\s&` + "`" + `\\])+)`)
 	// presigned matches what makes a link to S3 a key to it.
 	presigned = regexp.MustCompile(`(?i)\b(x-amz-[a-z-]+)=[^\s&'"` + "`" + `]+`)
-	signing   = regexp.MustCompile(`\bwhsec_[A-Za-z0-9+/=_-]+`)             // a webhook's secret
-	accessKey = regexp.MustCompile(`\b(AKIA|ASIA)[A-Z0-9]{12,}\b`)          // of AWS
-	seed      = regexp.MustCompile(`\bS[A-Z][A-Z2-7]{56}\b`)                // of an NKey
-	jwt       = regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]*`)           // of NATS's accounts
+	signing   = regexp.MustCompile(`\bwhsec_[A-Za-z0-9+/=_-]+`)               // a webhook's secret
+	accessKey = regexp.MustCompile(`\b(AKIA|ASIA)[A-Z0-9]{12,}\b`)            // of AWS
+	seed      = regexp.MustCompile(`\bS[A-Z][A-Z2-7]{56}\b`)                  // of an NKey
+	jwt       = regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]*`)             // of NATS's accounts
 	hints     = regexp.MustCompile(regexp.QuoteMeta(databaseHint) + `(\s|$)`) // our own words
 )
 
@@ -71,7 +71,7 @@ func redactServers(s string) string {
 		}
 		end := len(s)
 		for _, next := range server.FindAllStringIndex(s[begin[1]:], -1) {
-			if at := begin[1] + next[0]; strings.ContainsRune(" \t\n,;'\"`", rune(s[at-1])) {
+			if at := begin[1] + next[0]; strings.ContainsRune(" \t\n,;", rune(s[at-1])) {
 				end = at
 				break
 			}
@@ -153,6 +153,8 @@ func (t *secretTexts) addNATS(servers string) {
 		if _, password, ok := strings.Cut(login, ":"); ok {
 			t.add(password)
 		}
+		// A password that should have been escaped is taken apart by those who parse the URL.
+		t.add(strings.FieldsFunc(login, func(r rune) bool { return strings.ContainsRune("/@:?#[] ", r) })...)
 	}
 }
 

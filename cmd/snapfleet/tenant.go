@@ -38,7 +38,7 @@ type tenantSetCmd struct {
 	Endpoint   *string          `group:"s3" placeholder:"URL" help:"S3-compatible store other than AWS, https://host[:port]. The workers must --allow-endpoint it."`
 	Schema     *string          `placeholder:"NAME" help:"PostgreSQL schema that is read. Default: the tenant's name."`
 	Database   *string          `placeholder:"NAME" help:"PostgreSQL server that the schema is in, as the workers' --databases calls it. Default: the workers' --database-url."`
-	VolumeSize *byteSize        `placeholder:"SIZE" help:"Size at which a .tar is split, 32MiB to 1TiB. Default: 50GiB."`
+	VolumeSize *tenantSize      `placeholder:"SIZE" help:"Size at which a .tar is split, 32MiB to 1TiB. Default: 50GiB."`
 	Format     contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written, unless a request says otherwise: PostgreSQL's CSV, or one JSON object a line. Default: csv.gz."`
 	Gaps       string           `enum:"deliver,fail," default:"" help:"What a missing attachment means: deliver the rest and name the gap, or fail the job. Default: deliver."`
 	JSON       bool             `name:"json" help:"Print the record as JSON."`
@@ -314,8 +314,8 @@ func (tenantListCmd) manual() page {
 	return page{
 		about: `
 Lists the tenants by name, with what the last check of each destination found. External IDs are not shown: see
-"snapfleet tenant get".`,
-		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
+"snapfleet tenant get". A record that cannot be read is named after the others, and the exit status is then 4.`,
+		exits: []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -326,7 +326,7 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	defer done()
-	tenants, err := registry.List(ctx)
+	tenants, broken, err := listTenants(ctx, registry)
 	if err != nil {
 		return err
 	}
@@ -352,12 +352,41 @@ func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
 	}
 	switch {
 	case t.JSON:
-	case len(rows) == 0:
+	case len(rows) == 0 && len(broken) == 0:
 		fmt.Fprintln(c.err, "No tenant is registered yet. See: snapfleet tenant set --help")
-	default:
+	case len(rows) > 0:
 		c.table(table.Row{"tenant", "schema", "bucket", "region", "account", "format", "updated", "destination"}, rows)
 	}
+	for _, err := range broken {
+		printError(c.err, c.width, err)
+	}
+	if len(broken) > 0 {
+		return &failure{code: exitRejected, err: errTold}
+	}
 	return nil
+}
+
+// listTenants reads every record. One that cannot be read hides no other: broken has its error.
+func listTenants(ctx context.Context, registry *consumer.Registry) (tenants []contracts.Tenant, broken []error, err error) {
+	names, err := registry.Names(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range names {
+		t, err := registry.Get(ctx, name)
+		switch rejection, rejected := contracts.AsRejection(err); {
+		case err == nil:
+			tenants = append(tenants, t)
+		case rejected && rejection.Code == contracts.UnknownTenant: // removed in between
+		case rejected:
+			broken = append(broken, explain(exitRejected, fmt.Errorf("tenant %s: %w", name, rejection.Err),
+				"the record was not written by snapfleet, or by a later release",
+				"upgrade this program, or take the record away with `snapfleet tenant remove "+name+"` and register the tenant again"))
+		default:
+			return nil, nil, err
+		}
+	}
+	return tenants, broken, nil
 }
 
 type tenantRemoveCmd struct {
@@ -388,7 +417,9 @@ func (t *tenantRemoveCmd) Run(ctx context.Context, c *console) error {
 	}
 	defer done()
 	if _, err := registry.Get(ctx, t.Tenant); err != nil {
-		return err
+		if rejection, rejected := contracts.AsRejection(err); !rejected || rejection.Code == contracts.UnknownTenant {
+			return err
+		} // a broken record can be removed
 	}
 	if !t.Yes {
 		if err := c.confirm(ctx, fmt.Sprintf("Remove tenant %s and its external ID", t.Tenant), t.Tenant); err != nil {

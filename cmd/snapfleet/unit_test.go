@@ -26,7 +26,7 @@ func TestRedact(t *testing.T) {
 		{"dial nats://user:pw@host:4222: refused", "dial nats://***@host:4222: refused"},
 		{"nats://a:b@one:1,nats://c:d@two:2", "nats://***@one:1,nats://***@two:2"},
 		{"cannot parse `postgres://u:p@h/db?sslmode=x`: no", "cannot parse `postgres://***`: no"},
-		{"postgresql://h/db", "postgres://***"},
+		{"postgresql://h/db", "postgresql://***"},
 		{"host=h password=pw dbname=d", "host=h password=*** dbname=d"},
 		{"host=h password='p w\\'x' dbname=d", "host=h password=*** dbname=d"},
 		{"PGPASSWORD", "PGPASSWORD"},
@@ -258,7 +258,7 @@ func TestTenantChangeKeepsWhatIsNotGiven(t *testing.T) {
 	was := contracts.Tenant{Name: "acme", Schema: "s", Destination: contracts.Destination{
 		Bucket: "b", Region: "r", RoleARN: "a", ExternalID: "x", Owner: "1", Endpoint: "e",
 	}, Format: contracts.JSONL}
-	set := tenantSetCmd{Region: text("r2"), Owner: text(""), VolumeSize: new(byteSize)}
+	set := tenantSetCmd{Region: text("r2"), Owner: text(""), VolumeSize: new(tenantSize)}
 	*set.VolumeSize = 5
 	want := was
 	want.Destination.Region, want.Destination.Owner, want.Limits.VolumeBytes = "r2", "", 5

@@ -221,7 +221,7 @@ func (w *workerCmd) serve(t *telemetry, fleet *consumer.Consumer, log zerolog.Lo
 	if err != nil {
 		return "", nil, explain(0, fmt.Errorf("listen for probes: %w", err), "another process listens there", "choose another --listen, or an empty one for none")
 	}
-	server := &http.Server{Handler: routes(t, fleet), ReadHeaderTimeout: 5 * time.Second}
+	server := probeServer(routes(t, fleet))
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Error().Err(err).Msg("probes are not answered any more")
@@ -238,7 +238,7 @@ type readiness interface {
 
 func routes(t *telemetry, fleet readiness) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(t.scrape, promhttp.HandlerOpts{Registry: t.scrape, EnableOpenMetrics: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.scrape, promhttp.HandlerOpts{Registry: t.scrape, EnableOpenMetrics: true, MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := fleet.Ready(); err != nil {
