@@ -40,6 +40,8 @@ type Plan struct {
 	Sources  []Source `json:"sources,omitempty"`
 	Excluded []string `json:"excluded,omitempty"`
 	Filter   Filtered `json:"filter,omitzero"`
+	// AttachmentsExcluded is [Totals].AttachmentsExcluded.
+	AttachmentsExcluded string `json:"attachments_excluded,omitempty"`
 }
 
 // Source is one row of the attachment table.

@@ -60,7 +60,7 @@ func fullManifest() contracts.Manifest {
 		}},
 		Gaps:     []contracts.Gap{{ID: "a2", Filename: "b.pdf", Reason: "missing"}},
 		Excluded: []string{"view v"},
-		Filter:   contracts.Filtered{ExcludeTables: []string{"audit_*"}, Tables: []string{"audit_log"}, AttachmentsSince: instant, AttachmentsLeftOut: 4},
+		Filter:   contracts.Filtered{ExcludeTables: []string{"audit_*", "stagin"}, Unmatched: []string{"stagin"}, Tables: []string{"audit_log"}, AttachmentsSince: instant, AttachmentsLeftOut: 4},
 		Volumes: []contracts.Volume{
 			{Name: tables, Kind: contracts.Tables, Size: 10240, CRC64NVME: "rosUhgp5mIM=", Files: 1},
 			{Name: files, Kind: contracts.Attachments, Size: 10240, CRC64NVME: "rosUhgp5mIM=", Files: 1},
@@ -69,7 +69,7 @@ func fullManifest() contracts.Manifest {
 			{Name: "t.csv.gz", Volume: tables, Of: `Größe "x"`, Size: 99, SHA256: strings.Repeat("9f", 32), Rows: 7},
 			{Name: "a1/%3Ca%3E.pdf", Volume: files, Of: "a1", SHA256: strings.Repeat("00", 32)},
 		},
-		Totals:   contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480},
+		Totals:   contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480, AttachmentsExcluded: "the schema has no attachment table", UnmatchedPatterns: 1},
 		Producer: contracts.Producer{Name: "snapfleet", Version: "v0.1.0"},
 		TraceID:  "4bf92f3577b34da6a3ce929d0e0e4736",
 	}
@@ -86,7 +86,7 @@ func fullOutcome() contracts.Outcome {
 		EndedAt:        instant,
 		Manifest:       "s3://acme-snapshots/acme/2026-03-31-143022/manifest.json",
 		ManifestSHA256: strings.Repeat("9f", 32),
-		Totals:         &contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480},
+		Totals:         &contracts.Totals{Tables: 2, Rows: 7, Attachments: 1, Gaps: 1, Volumes: 2, Bytes: 20480, AttachmentsExcluded: "the schema has no attachment table", UnmatchedPatterns: 1},
 		Reason:         &contracts.Reason{Code: contracts.KMSDenied, What: "what", Cause: "cause", Fix: "fix"},
 		TraceID:        "4bf92f3577b34da6a3ce929d0e0e4736",
 		Schedule:       &contracts.ScheduledRun{FiredAt: instant, LateSeconds: 8220, Missed: []time.Time{instant}, MissedTotal: 1},

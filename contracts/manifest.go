@@ -1,6 +1,7 @@
 package contracts
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,9 +10,6 @@ import (
 
 // ManifestVersion is the only version of [Manifest] that this build writes.
 const ManifestVersion = 1
-
-// MaxManifestBytes is the largest manifest that is read back.
-const MaxManifestBytes = 256 << 20
 
 // Manifest is the last object of a delivery, and the only one that a customer needs to trust: when it is
 // there, every file that it names is there, with the size and the digest that it gives.
@@ -53,6 +51,8 @@ type Contents struct {
 	Gaps        []Gap
 	Excluded    []string
 	Filter      Filtered
+	// AttachmentsExcluded is [Totals].AttachmentsExcluded.
+	AttachmentsExcluded string
 }
 
 // Filtered is what a [Filter] has left out of one snapshot, as far as the snapshot was asked for it: with only
@@ -60,6 +60,8 @@ type Contents struct {
 type Filtered struct {
 	// ExcludeTables are the patterns of the record.
 	ExcludeTables []string `json:"exclude_tables,omitempty"`
+	// Unmatched are those patterns that no table of the tenant matches: perhaps they are misspelt.
+	Unmatched []string `json:"unmatched,omitempty"`
 	// Tables are those that a pattern matched, sorted. Partitions are left out with their table, and not named.
 	Tables []string `json:"tables,omitempty"`
 	// AttachmentsSince: attachments whose row was created before this instant are left out, and AttachmentsLeftOut is
@@ -144,6 +146,10 @@ type Totals struct {
 	Gaps        int   `json:"gaps"`
 	Volumes     int   `json:"volumes"`
 	Bytes       int64 `json:"bytes"` // of all volumes
+	// AttachmentsExcluded says why attachments, which were asked for, are not part of the snapshot. Empty: they are.
+	AttachmentsExcluded string `json:"attachments_excluded,omitempty"`
+	// UnmatchedPatterns is how many patterns of the tenant's filter matched no table, see [Filtered].Unmatched.
+	UnmatchedPatterns int `json:"unmatched_patterns,omitempty"`
 }
 
 // Producer is the program that made the delivery.
@@ -161,12 +167,59 @@ func (m Manifest) Encode() ([]byte, error) {
 	}
 	m.Tables, m.Attachments, m.Gaps = orEmpty(m.Tables), orEmpty(m.Attachments), orEmpty(m.Gaps)
 	m.Volumes, m.Files = orEmpty(m.Volumes), orEmpty(m.Files)
-	b, err := json.MarshalIndent(m, "", "  ")
+	return m.encode()
+}
+
+// encode writes the long lists entry by entry into one buffer: [json.MarshalIndent] would hold all of them three times.
+func (m Manifest) encode() ([]byte, error) {
+	lists := []struct {
+		name  string
+		count int
+		entry func(int) any
+	}{
+		{"tables", len(m.Tables), func(i int) any { return m.Tables[i] }},
+		{"attachments", len(m.Attachments), func(i int) any { return m.Attachments[i] }},
+		{"gaps", len(m.Gaps), func(i int) any { return m.Gaps[i] }},
+		{"files", len(m.Files), func(i int) any { return m.Files[i] }},
+	}
+	rest := m
+	rest.Tables, rest.Attachments, rest.Gaps, rest.Files = []Table{}, []Attachment{}, []Gap{}, []File{}
+	frame, err := json.MarshalIndent(rest, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest: %w", err)
 	}
-	return append(b, '\n'), nil
+	size := len(frame) + 1
+	for _, list := range lists {
+		size += list.count * manifestEntry
+	}
+	out := bytes.NewBuffer(make([]byte, 0, size))
+	for _, list := range lists {
+		head, tail, _ := bytes.Cut(frame, []byte("\n  \""+list.name+"\": []")) // a line break is in no string of JSON
+		fmt.Fprintf(out, "%s\n  %q: [", head, list.name)
+		for i := range list.count {
+			entry, err := json.MarshalIndent(list.entry(i), "    ", "  ")
+			if err != nil {
+				return nil, fmt.Errorf("encode manifest: %w", err)
+			}
+			if i > 0 {
+				out.WriteByte(',')
+			}
+			out.WriteString("\n    ")
+			out.Write(entry)
+		}
+		if list.count > 0 {
+			out.WriteString("\n  ")
+		}
+		out.WriteByte(']')
+		frame = tail
+	}
+	out.Write(frame)
+	out.WriteByte('\n')
+	return out.Bytes(), nil
 }
+
+// manifestEntry is how many bytes an attachment, or its file, usually has in a manifest.
+const manifestEntry = 384
 
 func orEmpty[T any](list []T) []T {
 	if list == nil {

@@ -3,6 +3,7 @@ package contracts_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -45,6 +46,44 @@ func TestManifestHasNoNull(t *testing.T) {
 	}
 	if bytes.Contains(data, []byte("null")) {
 		t.Errorf("a list without entries is null:\n%s", data)
+	}
+}
+
+// TestManifestIsIndentedJSON: the lists that are written entry by entry look as encoding/json writes them.
+func TestManifestIsIndentedJSON(t *testing.T) {
+	t.Parallel()
+	odd := fullManifest()
+	odd.Excluded = []string{"\n  \"tables\": []", "<&>"}
+	odd.Attachments = append(odd.Attachments, contracts.Attachment{ID: "\n  \"files\": []", Filename: "\u2028\xff\"\\<>&\x00"})
+	many := fullManifest()
+	for i := range 3 {
+		many.Files = append(many.Files, contracts.File{Name: fmt.Sprint(i)})
+		many.Gaps = append(many.Gaps, contracts.Gap{ID: fmt.Sprint(i)})
+	}
+	for _, m := range []contracts.Manifest{fullManifest(), odd, many} {
+		got, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range m.Tables {
+			if m.Tables[i].Columns == nil {
+				m.Tables[i].Columns = []contracts.Column{}
+			}
+		}
+		if want, _ := json.MarshalIndent(m, "", "  "); string(got) != string(want)+"\n" {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
+// TestJSONBytes: what a text will have in a manifest is known before it is written.
+func TestJSONBytes(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"", "plain", "größe", "\"\\", "<>&", "\x00\x1f\n\r\t\b\f\x7f", "\u2028\u2029", "\xff\xfe", "\ufffd", "\U0001f600"} {
+		data, _ := json.Marshal(s)
+		if got, want := contracts.JSONBytes(s), int64(len(data)-2); got < want || got > want+4*int64(len(s)) {
+			t.Errorf("%q: %d bytes, not %d", s, got, want)
+		}
 	}
 }
 

@@ -2,9 +2,12 @@ package contracts_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -28,6 +31,30 @@ func receipt(size int) contracts.Receipt {
 			Parts: []contracts.Part{{ETag: `"a"`, CRC64NVME: "rosUhgp5mIM="}, {ETag: `"b"`}},
 		}},
 		Manifest: noise,
+	}
+}
+
+// TestReceiptIsPlainJSON: releases that hold the whole of a receipt at once read and write the same.
+func TestReceiptIsPlainJSON(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 2, 3, 100_000} {
+		r := receipt(size)
+		pieces, _, err := r.Pieces()
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, err := gzip.NewReader(bytes.NewReader(bytes.Join(pieces, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := json.Marshal(r)
+		if string(got) != string(want)+"\n" {
+			t.Errorf("a manifest of %d bytes: not what encoding/json writes", size)
+		}
 	}
 }
 

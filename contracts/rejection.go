@@ -90,6 +90,10 @@ const (
 	AttachmentsUnreadable Code = "attachments_unreadable"
 	AttachmentForbidden   Code = "attachment_forbidden"
 	AttachmentsMissing    Code = "attachments_missing"
+	TooManyAttachments    Code = "too_many_attachments"
+	AttachmentTooLong     Code = "attachment_too_long"
+	SchemaTooLarge        Code = "schema_too_large"
+	ManifestTooLarge      Code = "manifest_too_large"
 	SourceNotFound        Code = "source_not_found"
 
 	DeadlineExceeded  Code = "deadline_exceeded"
@@ -290,6 +294,22 @@ var advice = map[Code]Advice{
 	AttachmentsMissing: {
 		Cause: "files that the attachment table names are gone from the source store, and the tenant's record says to fail then",
 		Fix:   "restore the files, or set the tenant's --gaps to deliver",
+	},
+	TooManyAttachments: {
+		Cause: "a snapshot lists 100,000 attachments at the most, because a worker holds the list in memory",
+		Fix:   "leave old attachments out with `snapfleet tenant set --attachments-newer-than`, or let the workers' --attachments-query give fewer rows",
+	},
+	AttachmentTooLong: {
+		Cause: "the columns of one row of the attachment query have 16 KiB at the most, because a worker holds the list in memory",
+		Fix:   "shorten the row named above; usually its file name, or another of its columns, holds something else",
+	},
+	SchemaTooLarge: {
+		Cause: "a schema has 100,000 tables, views and sequences and 200,000 columns at the most, because a worker holds the list in memory",
+		Fix:   "move what is not to be delivered into another schema",
+	},
+	ManifestTooLarge: {
+		Cause: "manifest.json has 96 MiB at the most, because a worker holds it in memory; every table, column and attachment is in it",
+		Fix:   "leave tables or old attachments out with `snapfleet tenant set --exclude-tables --attachments-newer-than`",
 	},
 	SourceNotFound: {
 		Cause: "a bucket that attachments are fetched from does not exist, or is in another region",

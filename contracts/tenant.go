@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -94,8 +93,8 @@ func (f Format) valid() bool { return slices.Contains(formats, f) }
 
 // Filter says what of a tenant is not delivered.
 type Filter struct {
-	// ExcludeTables are patterns of table names, as [path.Match] reads them: "audit_*". Case counts. A table that
-	// one of them matches is not read, and need not be readable.
+	// ExcludeTables are patterns of table names, see [Pattern]: "audit_*". Case counts. A table that one of them
+	// matches is not read, and need not be readable.
 	ExcludeTables []string `json:"exclude_tables,omitempty"`
 	// AttachmentsNewerThan leaves out attachments that were created before: an instant (2026-01-01 or RFC 3339), or
 	// an age in days at the instant of the snapshot (90d). Empty: all.
@@ -107,10 +106,18 @@ const maxPatterns = 100
 
 // Excludes reports whether a table is left out.
 func (f Filter) Excludes(table string) bool {
-	return slices.ContainsFunc(f.ExcludeTables, func(pattern string) bool {
-		ok, err := path.Match(pattern, table)
-		return ok && err == nil
-	})
+	return slices.ContainsFunc(f.Patterns(), func(p Pattern) bool { return p.Match(table) })
+}
+
+// Patterns are those of ExcludeTables that can be read, which is all of them in a valid filter.
+func (f Filter) Patterns() []Pattern {
+	patterns := make([]Pattern, 0, len(f.ExcludeTables))
+	for _, text := range f.ExcludeTables {
+		if p, err := ParsePattern(text); err == nil {
+			patterns = append(patterns, p)
+		}
+	}
+	return patterns
 }
 
 // AttachmentsSince is the instant before which attachments are left out, for a snapshot that is taken at at. Zero: none
@@ -139,7 +146,7 @@ func (f Filter) Validate() error {
 		return fmt.Errorf("%d patterns, the limit is %d", len(f.ExcludeTables), maxPatterns)
 	}
 	for _, pattern := range f.ExcludeTables {
-		if _, err := path.Match(pattern, ""); err != nil || pattern == "" || len(pattern) > 256 || !utf8.ValidString(pattern) {
+		if _, err := ParsePattern(pattern); err != nil || len(pattern) > 256 {
 			return fmt.Errorf("%.80q is no pattern such as audit_*", pattern)
 		}
 	}

@@ -1,11 +1,13 @@
 package contracts_test
 
 import (
+	"path"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -182,6 +184,77 @@ func TestDestinationAccount(t *testing.T) {
 			t.Errorf("account of %q, %q is %q", c.role, c.owner, got)
 		}
 	}
+}
+
+// TestPatterns: a pattern means every character of a table's name.
+func TestPatterns(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"audit_*", "audit_2024/q1", true},
+		{"audit_*", "audit_", true},
+		{"*", "", true},
+		{"*", "a/b\nc", true},
+		{"?", "/", true},
+		{"a?b", "a/b", true},
+		{"[!-9]", "/", true},
+		{"[^a]", "/", true},
+		{"[^a-c]x", "bx", false},
+		{"[^a-c]x", "dx", true},
+		{"*a*b*c", "xxaxxbxxcc", true},
+		{"*a*b*c", "xxaxxbxxcd", false},
+		{"**", "anything", true},
+		{"a*", "ba", false},
+		{`a\*`, "a*", true},
+		{`a\*`, "ab", false},
+		{`\[x\]`, "[x]", true},
+		{`one,two`, "one,two", true},
+		{`[\]a]`, "]", true},
+		{"größe_?", "größe_é", true},
+		{"a?", "a\xff", true},
+		{"A*", "a", false},
+		{"", "", false},
+		{"[", "[", false},
+		{"[]", "]", false},
+		{"[a", "a", false},
+		{"[a-]", "a", false},
+		{"[-a]", "a", false},
+		{`a\`, "a", false},
+		{"\xff", "\xff", false},
+	} {
+		p, err := contracts.ParsePattern(c.pattern)
+		if got := err == nil && p.Match(c.name); got != c.want {
+			t.Errorf("%q matches %q: %t, %v", c.pattern, c.name, got, err)
+		}
+		if got := (contracts.Filter{ExcludeTables: []string{c.pattern}}).Excludes(c.name); got != c.want {
+			t.Errorf("%q excludes %q: %t", c.pattern, c.name, got)
+		}
+	}
+}
+
+// FuzzPatterns: where no slash is, a pattern means what it means to path.Match.
+func FuzzPatterns(f *testing.F) {
+	for _, seed := range [][2]string{{"audit_*", "audit_log"}, {"[^a-c]?*", "dxy"}, {`\*[\]]`, "*]"}, {"*a*b", "xaxb"}, {"[]a]", "a"}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, pattern, name string) {
+		p, err := contracts.ParsePattern(pattern)
+		want, bad := path.Match(pattern, name)
+		if strings.Contains(pattern+name, "/") || pattern == "" || !utf8.ValidString(pattern) || !utf8.ValidString(name) {
+			return
+		}
+		if err != nil {
+			if want && bad == nil {
+				t.Fatalf("%q is refused, and matches %q", pattern, name)
+			}
+			return
+		}
+		if got := p.Match(name); bad == nil && got != want {
+			t.Fatalf("%q matches %q: %t", pattern, name, got)
+		}
+	})
 }
 
 func TestFilter(t *testing.T) {

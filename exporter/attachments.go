@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
 
@@ -83,40 +86,72 @@ func (f *file) attachment() contracts.Attachment {
 	return a
 }
 
-// readAttachments reads the rows within the snapshot, and refuses those that no tenant may have.
-func (s *Snapshot) readAttachments() error {
-	ctx, conn := s.ctx, s.holder
+// defaultAttachments is the table that the default query reads.
+const defaultAttachments = "file_attachments"
+
+// noAttachmentTable is why a snapshot has no attachments.
+const noAttachmentTable = "the schema has no attachment table"
+
+// readAttachments reads the rows within the snapshot, and refuses those that no tenant may have. A tenant without the
+// table that the default query reads has no attachments. A query of the operator's own has to fit every tenant: what it
+// does not find is misspelt, or was renamed.
+func (s *Snapshot) readAttachments(c *catalog) error {
 	since, err := s.attachmentsSince()
 	if err != nil {
 		return err
 	}
 	s.filter.AttachmentsSince = since
+	if s.exporter.cfg.Attachments.Query == DefaultAttachmentsQuery && c.find(defaultAttachments) == nil {
+		if !s.attempt.Request.Wants(contracts.Tables) {
+			return contracts.Reject(contracts.AttachmentsUnreadable, "schema %q has no table %s, and only attachments are asked for", c.schema, defaultAttachments)
+		}
+		s.attachmentsExcluded = noAttachmentTable
+		s.excluded = append(s.excluded, "attachments: "+noAttachmentTable)
+	} else if err := s.askForAttachments(c); err != nil {
+		return err
+	}
+	if err := s.checkAttachments(); err != nil {
+		return err
+	}
+	return s.checkManifest()
+}
+
+// askForAttachments runs the query.
+func (s *Snapshot) askForAttachments(c *catalog) error {
+	ctx, conn := s.ctx, s.holder
 	if err := exec(ctx, conn, "SAVEPOINT attachments"); err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
-	err = withoutText(s.queryAttachments())
+	err := withoutText(s.queryAttachments())
 	if err == nil {
 		err = s.checkRead()
-	}
-	if code := sqlstate(err); code == undefinedTable && s.attempt.Request.Wants(contracts.Tables) {
-		s.files, err = nil, nil
-		s.excluded = append(s.excluded, "attachments: the schema has no attachment table")
-	} else if code == undefinedColumn && !since.IsZero() {
-		return contracts.Reject(contracts.AttachmentsUnreadable, "%s (SQLSTATE %s)", withoutCreated, code)
-	} else if strings.HasPrefix(code, "42") || code == undefinedSchema {
-		return &contracts.Rejection{Code: contracts.AttachmentsUnreadable, Err: failed(ctx, err, "read the attachment table")}
 	}
 	if _, rejected := contracts.AsRejection(err); rejected {
 		return err
 	}
-	if err != nil {
+	if long, ok := errors.AsType[*tooLongError](wireOf(conn).err); ok {
+		return s.tooLong(long)
+	}
+	code := sqlstate(err)
+	switch {
+	case code == undefinedColumn && s.withoutCreated(c):
+		return contracts.Reject(contracts.AttachmentsUnreadable, "%s (SQLSTATE %s)", withoutCreated, code)
+	case strings.HasPrefix(code, "42"), code == undefinedSchema:
+		return &contracts.Rejection{Code: contracts.AttachmentsUnreadable, Err: failed(ctx, err, "read the attachment table")}
+	case err != nil:
 		return failed(ctx, err, "read the attachment table")
 	}
 	// Released, too: in a subtransaction a standby's conflict would end the session, and say nothing.
 	if err := exec(ctx, conn, "ROLLBACK TO attachments; RELEASE attachments"); err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
-	return s.checkAttachments()
+	return nil
+}
+
+// withoutCreated reports whether the default query was to tell the age of rows that have none.
+func (s *Snapshot) withoutCreated(c *catalog) bool {
+	return !s.filter.AttachmentsSince.IsZero() && s.exporter.cfg.Attachments.Query == DefaultAttachmentsQuery &&
+		!slices.ContainsFunc(c.find(defaultAttachments).columns, func(c column) bool { return c.Name == createdColumn })
 }
 
 // checkRead looks whether the query has met a relation that is newer than the snapshot, such as an index that was made
@@ -148,28 +183,63 @@ func (s *Snapshot) queryAttachments() error {
 			result.Close()
 			return err
 		}
-		for rows.NextRow() {
-			s.files = append(s.files, newFile(rows.Values(), places))
+		if err := s.readFiles(rows, places); err != nil {
+			return err // and the session is closed: the rest of the rows may be long
 		}
 	}
 	return result.Close()
 }
 
+// readFiles keeps the rows, as far as a snapshot may have so many, of that length.
+func (s *Snapshot) readFiles(rows *pgconn.ResultReader, places []int) error {
+	for rows.NextRow() {
+		f := newFile(rows.Values(), places)
+		if len(f.text) > contracts.MaxAttachmentBytes {
+			return contracts.Reject(contracts.AttachmentTooLong, "attachment %.80q has %d bytes in its columns, the limit is %d",
+				f.id(), len(f.text), contracts.MaxAttachmentBytes)
+		}
+		if len(s.files) == contracts.MaxAttachments {
+			return contracts.Reject(contracts.TooManyAttachments, "the attachment query gives more than %d rows", contracts.MaxAttachments)
+		}
+		s.files = append(s.files, f)
+	}
+	return nil
+}
+
+// tooLong refuses what the attachment query gave and pgx was spared.
+func (s *Snapshot) tooLong(e *tooLongError) error {
+	if e.kind != dataRow {
+		return &contracts.Rejection{Code: contracts.AttachmentsUnreadable, Err: fmt.Errorf("read the attachment table: %w", e)}
+	}
+	return contracts.Reject(contracts.AttachmentTooLong, "row %d of the attachment query, which begins with %.80q, has %d bytes, the limit is %d",
+		len(s.files)+1, e.first, e.bytes, contracts.MaxAttachmentBytes)
+}
+
 // named is how many rows a rejection names.
 const named = 10
 
-// checkAttachments looks at all rows before anything is fetched.
+// checkAttachments looks at all rows before anything is fetched. Files are named, and work is taken up again, by ids: so
+// no two may be equal, not even once they are in a manifest, and no two may have one folder.
 func (s *Snapshot) checkAttachments() error {
 	cfg := s.exporter.cfg.Attachments
 	seen := make(map[string]bool, len(s.files))
+	folders := make(map[string]string, len(s.files))
 	var forbidden []string
 	stored := false
 	for i := range s.files {
 		f := &s.files[i]
-		if f.id() == "" || seen[f.path()] {
-			return contracts.Reject(contracts.AttachmentsUnreadable, "attachment %.80q has no id of its own", f.id())
+		id := string([]rune(f.id())) // as JSON writes what is not UTF-8
+		folder := path.Dir(contracts.AttachmentFile(f.id(), ""))
+		folded := strings.ToLower(folder)
+		switch other, taken := folders[folded]; {
+		case id == "":
+			return contracts.Reject(contracts.AttachmentsUnreadable, "an attachment, %.80q, has no id", f.filename())
+		case seen[id]:
+			return contracts.Reject(contracts.AttachmentsUnreadable, "two attachments have the id %.80q", f.id())
+		case taken:
+			return contracts.Reject(contracts.AttachmentsUnreadable, "attachments %.80q and %.80q would be in one folder, %s", other, f.id(), folder)
 		}
-		seen[f.path()] = true
+		seen[id], folders[folded] = true, f.id()
 		if !f.stored() {
 			continue
 		}

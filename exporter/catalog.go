@@ -27,6 +27,8 @@ type catalog struct {
 	out     map[uint32]bool // what the tenant's filter excludes
 	leftOut []string        // the tables of it, sorted
 	asked   map[uint32]bool // what the attachment query reads
+
+	unmatched []string // the filter's patterns that exclude nothing
 }
 
 // relation is a row of pg_class.
@@ -77,6 +79,16 @@ func (c *catalog) leave(out func(*relation) bool) {
 		return left[r.oid]
 	})
 	c.edges = slices.DeleteFunc(c.edges, func(e edge) bool { return left[e.parent] || left[e.child] })
+}
+
+// find is the relation of that name, or nil.
+func (c *catalog) find(name string) *relation {
+	for _, r := range c.relations {
+		if r.name == name {
+			return r
+		}
+	}
+	return nil
 }
 
 // tables are the relations that are read.
@@ -164,7 +176,7 @@ func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
 			c.relkind IN ('r', 'p') AND coalesce(row_security_active(c.oid), false)
 		FROM pg_class c LEFT JOIN pg_am m ON m.oid = c.relam CROSS JOIN LATERAL has_table_privilege(c.oid, 'SELECT') readable
 		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-		ORDER BY c.relname COLLATE "C"`, c.schemaOID)
+		ORDER BY c.relname COLLATE "C" LIMIT $2`, c.schemaOID, contracts.MaxRelations+1)
 	if err != nil {
 		return err
 	}
@@ -172,7 +184,10 @@ func (c *catalog) listRelations(ctx context.Context, conn *pgx.Conn) error {
 		var r relation
 		return &r, row.Scan(&r.oid, &r.name, &r.kind, &r.persists, &r.filenode, &r.heap, &r.foreignSub, &r.gone, &r.readable, &r.secured)
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return tooMany(c.schema, len(c.relations), contracts.MaxRelations, "tables, views and sequences")
 }
 
 // listColumns finds the columns, and how their values may be asked for. A function is the server's own when it is
@@ -192,7 +207,7 @@ func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
 			LEFT JOIN function send ON send.oid = t.typsend LEFT JOIN function output ON output.oid = t.typoutput AND output.own
 		WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
-		ORDER BY a.attrelid, a.attnum`, c.schemaOID)
+		ORDER BY a.attrelid, a.attnum LIMIT $2`, c.schemaOID, contracts.MaxColumns+1)
 	if err != nil {
 		return err
 	}
@@ -202,17 +217,22 @@ func (c *catalog) listColumns(ctx context.Context, conn *pgx.Conn) error {
 	}
 	var oid uint32
 	var col column
+	columns := 0
 	_, err = pgx.ForEachRow(rows, []any{
 		&oid, &col.number, &col.Name, &col.Type, &col.NotNull, &col.Generated, &col.Identity,
 		&col.send, &col.output, &col.typeOID,
 	}, func() error {
+		columns++
 		if r := byOID[oid]; r != nil {
 			col.value = types.value(col.typeOID)
 			r.columns = append(r.columns, col)
 		}
 		return nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return tooMany(c.schema, columns, contracts.MaxColumns, "columns")
 }
 
 func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
@@ -223,7 +243,7 @@ func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
 		FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
 			JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE p.relnamespace = $1 AND p.relkind IN ('r', 'p') AND c.relpersistence <> 't' -- of another session
-		ORDER BY i.inhrelid, i.inhseqno`, c.schemaOID)
+		ORDER BY i.inhrelid, i.inhseqno LIMIT $2`, c.schemaOID, contracts.MaxRelations+1)
 	if err != nil {
 		return err
 	}
@@ -231,7 +251,10 @@ func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
 		var e edge
 		return e, row.Scan(&e.parent, &e.child, &e.childSchema, &e.partition)
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return tooMany(c.schema, len(c.edges), contracts.MaxRelations, "pairs of a table and one that inherits from it")
 }
 
 // listCode finds the relations that bring code of their owner along. To plan a query is to look at the relation's

@@ -153,7 +153,7 @@ func (s *Snapshot) open() (err error) {
 	if err := c.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {
 		return err
 	}
-	if err := s.readAttachments(); err != nil {
+	if err := s.readAttachments(c); err != nil {
 		return err
 	}
 	return s.Release(ctx)
@@ -192,14 +192,16 @@ func (s *Snapshot) openTables() error {
 		}
 	}
 	s.excluded = after.excluded()
-	s.filter.ExcludeTables, s.filter.Tables = s.attempt.Tenant.Filter.ExcludeTables, after.leftOut
+	s.filter.ExcludeTables, s.filter.Tables, s.filter.Unmatched = s.attempt.Tenant.Filter.ExcludeTables, after.leftOut, after.unmatched
 	if s.attempt.Request.Wants(contracts.Attachments) {
 		if err := after.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {
 			return err
 		}
-		if err := s.readAttachments(); err != nil {
+		if err := s.readAttachments(after); err != nil {
 			return err
 		}
+	} else if err := s.checkManifest(); err != nil {
+		return err
 	}
 	if err := s.openSiblings(server, after, s.worthwhile(sizes)); err != nil {
 		return err

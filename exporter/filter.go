@@ -16,9 +16,11 @@ import (
 // may read a table that is not delivered as one: such a table is locked like the others, because a TRUNCATE between
 // the instant and the query would show it empty.
 
-// leaveOut marks the tables that f excludes. query is the attachments' that will be read, too, or "".
+// leaveOut marks the tables that f excludes, and the patterns of f that exclude none. query is the attachments' that will
+// be read, too, or "".
 func (c *catalog) leaveOut(f contracts.Filter, query string) {
-	if len(f.ExcludeTables) == 0 {
+	patterns := f.Patterns()
+	if len(patterns) == 0 {
 		return
 	}
 	names, parents := map[uint32]string{}, map[uint32]uint32{}
@@ -31,16 +33,27 @@ func (c *catalog) leaveOut(f contracts.Filter, query string) {
 		}
 	}
 	c.out = map[uint32]bool{}
+	matched := make([]bool, len(patterns))
 	for _, r := range c.relations {
 		root := r.oid // a partition follows the table that it is delivered with
 		for parents[root] != 0 {
 			root = parents[root]
 		}
-		if (r.isTable() || r.foreignSub) && f.Excludes(names[root]) {
-			c.out[r.oid] = true
-			if r.isTable() && root == r.oid {
-				c.leftOut = append(c.leftOut, r.name)
+		if !r.isTable() && !r.foreignSub {
+			continue
+		}
+		for i, p := range patterns {
+			if p.Match(names[root]) {
+				c.out[r.oid], matched[i] = true, true
 			}
+		}
+		if c.out[r.oid] && r.isTable() && root == r.oid {
+			c.leftOut = append(c.leftOut, r.name)
+		}
+	}
+	for i, p := range patterns {
+		if !matched[i] {
+			c.unmatched = append(c.unmatched, p.String())
 		}
 	}
 	if query != "" {
@@ -135,8 +148,8 @@ func (s *Snapshot) queryRecent(query string, since time.Time) error {
 	oid := []uint32{pgtype.TimestamptzOID}
 	// PostgreSQL filters the rows of a subquery in their order.
 	rows := conn.ExecParams(ctx, "SELECT q.* "+from+" WHERE ("+older+") IS NOT TRUE", arg, oid, nil, nil)
-	for rows.NextRow() {
-		s.files = append(s.files, newFile(rows.Values(), places))
+	if err := s.readFiles(rows, places); err != nil {
+		return err
 	}
 	if _, err := rows.Close(); err != nil {
 		return err

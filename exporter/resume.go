@@ -18,7 +18,10 @@ import (
 // cannot, as it may in a database without an encoding: a key that is not the same afterwards names another file,
 // or none, and so nobody goes on with such an attempt.
 func (s *Snapshot) Plan() *contracts.Plan {
-	p := &contracts.Plan{Snapshot: s.taken, Excluded: s.excluded, Filter: s.filter, Sources: make([]contracts.Source, len(s.files))}
+	p := &contracts.Plan{
+		Snapshot: s.taken, Excluded: s.excluded, Filter: s.filter, AttachmentsExcluded: s.attachmentsExcluded,
+		Sources: make([]contracts.Source, len(s.files)),
+	}
 	for _, t := range s.tables {
 		p.Tables = append(p.Tables, t.Table)
 	}
@@ -90,6 +93,7 @@ func (s *Snapshot) restore(c contracts.Checkpoint) error {
 		return errors.New("there is no plan")
 	}
 	s.taken, s.excluded, s.filter, s.planned = c.Plan.Snapshot, c.Plan.Excluded, c.Plan.Filter, len(c.Objects) > 0
+	s.attachmentsExcluded = c.Plan.AttachmentsExcluded
 	for _, t := range c.Plan.Tables {
 		s.tables = append(s.tables, &table{Table: t})
 	}

@@ -421,9 +421,10 @@ func TestIndexMadeBeforeTheQuery(t *testing.T) {
 	defer s.Close()
 	_, err = s.begin(nil)
 	must(t, err)
-	must(t, s.readAttachments())
+	c := &catalog{relations: []*relation{{name: defaultAttachments}}}
+	must(t, s.readAttachments(c))
 	tn.exec("CREATE INDEX ON file_attachments (lower(id))")
-	if err := s.readAttachments(); !errors.Is(err, errMoved) {
+	if err := s.readAttachments(c); !errors.Is(err, errMoved) {
 		t.Errorf("error: %v", err)
 	}
 }

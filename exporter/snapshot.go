@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +43,8 @@ type Snapshot struct {
 	sources  sources
 	excluded []string
 	filter   contracts.Filtered
+
+	attachmentsExcluded string // why there are none, or ""
 
 	// Of the attachments.
 	planned bool            // the store has been asked for every file
@@ -260,11 +263,13 @@ func (s *Snapshot) Totals() (tables, files int) {
 
 // Contents is the exporter's part of the manifest. It is complete once both archives have been written.
 func (s *Snapshot) Contents() contracts.Contents {
-	c := contracts.Contents{Snapshot: s.taken, Excluded: s.excluded, Filter: s.filter}
+	c := contracts.Contents{Snapshot: s.taken, Excluded: s.excluded, Filter: s.filter, AttachmentsExcluded: s.attachmentsExcluded}
+	c.Attachments = slices.Grow(c.Attachments, len(s.files))
 	for _, t := range s.tables {
 		c.Tables = append(c.Tables, t.Table)
 	}
-	for _, f := range s.files {
+	for i := range s.files {
+		f := &s.files[i]
 		c.Attachments = append(c.Attachments, f.attachment())
 		if f.gap != "" {
 			c.Gaps = append(c.Gaps, contracts.Gap{ID: f.id(), Filename: f.filename(), Reason: f.gap})

@@ -3,6 +3,7 @@ package exporter
 import (
 	"bufio"
 	"encoding/binary"
+	"fmt"
 	"io"
 
 	"github.com/jackc/pgx/v5"
@@ -20,10 +21,11 @@ type wire struct {
 	r    *bufio.Reader
 	pass int // bytes left of a message that is pgx's
 
+	err error
+
 	// Of the COPY that is under way.
 	to   rowSink // nil: there is none
 	data int     // bytes left of a CopyData message
-	err  error
 }
 
 // A rowSink takes the CopyData messages of one COPY. PostgreSQL makes one of each row.
@@ -33,8 +35,24 @@ type rowSink interface {
 	message(p []byte, left int) error
 }
 
+// maxMessage is the longest message of the server that pgx gets: it holds each whole. The rows that it is asked for have
+// a few kilobytes, and so has an error that does not quote a value.
+const maxMessage = 1 << 20
+
+// tooLongError is a message of the server that would take too much memory.
+type tooLongError struct {
+	kind  byte   // the protocol's letter
+	bytes int    // of the message
+	first string // of a row: the beginning of its first column
+}
+
+func (e *tooLongError) Error() string {
+	return fmt.Sprintf("the server sent a message %q of %d bytes, the limit is %d", e.kind, e.bytes, maxMessage)
+}
+
 const (
 	copyData  = 'd'
+	dataRow   = 'D'
 	headBytes = 5 // a type, and a length that counts itself
 )
 
@@ -79,6 +97,10 @@ func (w *wire) next() error {
 			return err
 		}
 		if head[0] != copyData || length(head) < 4 || w.to == nil {
+			if length(head) > maxMessage {
+				w.err = &tooLongError{kind: head[0], bytes: length(head), first: w.firstColumn()}
+				return w.err
+			}
 			w.pass = max(1+length(head), headBytes) // a length that cannot be is for pgx to refuse
 			return nil
 		}
@@ -99,6 +121,18 @@ func (w *wire) next() error {
 	w.data -= n
 	w.r.Discard(n)
 	return nil
+}
+
+// firstColumn is the beginning of the first value of the row that comes next, as far as it is of use in a sentence.
+func (w *wire) firstColumn() string {
+	const count, size, most = 2, 4, 80
+	p, err := w.r.Peek(headBytes + count + size + most)
+	if err != nil || p[0] != dataRow {
+		return ""
+	}
+	value := p[headBytes+count+size:]
+	n := int(int32(binary.BigEndian.Uint32(p[headBytes+count:])))
+	return string(value[:max(0, min(n, len(value)))])
 }
 
 // whole hands on every message of data that is in the buffer as a whole, and reports whether there was one.

@@ -26,7 +26,7 @@ type Delivery struct {
 }
 
 // Receipt closes the books. It fills in what the manifest says about the request, the volumes, the files
-// and the totals, and refuses a manifest whose tables or attachments do not add up to what was written.
+// and the totals but for what only the reading side knows, and refuses a manifest whose tables or attachments do not add up to what was written.
 //
 // From here on everything is durable and nothing is visible, and whoever holds the receipt can complete
 // the delivery.
@@ -43,7 +43,8 @@ func (d *Delivery) Receipt(m contracts.Manifest) (contracts.Receipt, error) {
 
 	m.Version, m.Tenant, m.Job, m.Attempt = contracts.ManifestVersion, a.Tenant.Name, a.Request.Job, a.ID
 	m.Only, m.Format, m.RequestedAt = a.Request.Only, d.format, a.Request.RequestedAt
-	m.Volumes, m.Files, m.Totals = []contracts.Volume{}, []contracts.File{}, contracts.Totals{}
+	m.Volumes, m.Files = []contracts.Volume{}, []contracts.File{}
+	m.Totals = contracts.Totals{AttachmentsExcluded: m.Totals.AttachmentsExcluded, UnmatchedPatterns: m.Totals.UnmatchedPatterns}
 	for i, v := range d.volumes {
 		u := d.uploads[i]
 		m.Volumes = append(m.Volumes, contracts.Volume{
@@ -74,7 +75,7 @@ func (d *Delivery) Receipt(m contracts.Manifest) (contracts.Receipt, error) {
 		return contracts.Receipt{}, err
 	}
 	if len(data) > contracts.MaxManifestBytes {
-		return contracts.Receipt{}, fmt.Errorf("receipt: the manifest has %d bytes, the limit is %d", len(data), contracts.MaxManifestBytes)
+		return contracts.Receipt{}, contracts.Reject(contracts.ManifestTooLarge, "the manifest has %d bytes, the limit is %d", len(data), contracts.MaxManifestBytes)
 	}
 	d.store.handOn()
 	return contracts.Receipt{Version: contracts.ReceiptVersion, Attempt: a.ID, Uploads: d.uploads, Manifest: data}, nil

@@ -127,6 +127,7 @@ func expect(s *exporter.Snapshot) func(*contracts.Progress) {
 func manifest(ctx context.Context, c contracts.Contents) contracts.Manifest {
 	m := contracts.Manifest{
 		Snapshot: c.Snapshot, Tables: c.Tables, Attachments: c.Attachments, Gaps: c.Gaps, Excluded: c.Excluded, Filter: c.Filter,
+		Totals:   contracts.Totals{AttachmentsExcluded: c.AttachmentsExcluded, UnmatchedPatterns: len(c.Filter.Unmatched)},
 		Producer: contracts.Producer{Name: "snapfleet", Version: buildVersion()},
 	}
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {

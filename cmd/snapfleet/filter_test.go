@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -16,6 +17,9 @@ func TestExportOfAPart(t *testing.T) {
 	snapfleet(t, env, "export", "acme", "--to="+to, "--job=j2", "--exclude-tables=").want(t, exitOK, "4 tables, 5,000 rows")
 	snapfleet(t, env, "export", "acme", "--to="+to, "--job=j3", "--exclude-tables=*").
 		want(t, exitRejected, `the tenant's filter leaves out all 4 tables of schema "acme"`, "fix:", "--exclude-tables")
+	snapfleet(t, env, "export", "acme", "--to="+to, "--job=odd", `--exclude-tables=audit\,log,stagin`).
+		want(t, exitOK, "4 tables, 5,000 rows", "2 patterns of --exclude-tables matched no table")
+	snapfleet(t, nil, "verify", filepath.Join(to, "acme", "odd")).want(t, exitOK, `no table is called audit\,log, stagin`)
 	for flag, says := range map[string]string{
 		"--exclude-tables=a,[":           `"[" is no pattern such as audit_*`,
 		"--attachments-newer-than=soon":  `"soon" is neither an age such as 90d nor an instant`,
@@ -24,5 +28,23 @@ func TestExportOfAPart(t *testing.T) {
 		"--attachments-newer-than=2026-": `"2026-" is neither an age such as 90d`,
 	} {
 		snapfleet(t, env, "export", "acme", "--to="+to, "--job=j4", flag).want(t, exitUsage, says)
+	}
+}
+
+// TestSplitPatterns: a comma after a backslash is the name's.
+func TestSplitPatterns(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string][]string{
+		"":          {""},
+		"a,b":       {"a", "b"},
+		`a\,b,c`:    {`a\,b`, "c"},
+		`a\\,b`:     {`a\\`, "b"},
+		`a\`:        {`a\`},
+		`\,,\,`:     {`\,`, `\,`},
+		"größe,*/*": {"größe", "*/*"},
+	} {
+		if got := splitPatterns(in); !slices.Equal(got, want) {
+			t.Errorf("%s is %q, want %q", in, got, want)
+		}
 	}
 }

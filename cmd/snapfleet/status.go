@@ -253,6 +253,10 @@ func why(s consumer.Status) string {
 		return printable(string(s.Reason.Code))
 	case s.Totals != nil && s.Totals.Gaps > 0:
 		return plural(s.Totals.Gaps, "gap")
+	case s.Totals != nil && s.Totals.AttachmentsExcluded != "":
+		return "attachments excluded"
+	case s.Totals != nil && s.Totals.UnmatchedPatterns > 0:
+		return plural(s.Totals.UnmatchedPatterns, "unmatched pattern")
 	default:
 		return ""
 	}
@@ -524,6 +528,12 @@ func totals(t *contracts.Totals) string {
 	s := fmt.Sprintf(": %s, %s rows, %s, %s in %s", plural(t.Tables, "table"), count(t.Rows), plural(t.Attachments, "attachment"), size(t.Bytes), plural(t.Volumes, "volume"))
 	if t.Gaps > 0 {
 		s += fmt.Sprintf("; %s could not be had, the manifest names them", plural(t.Gaps, "attachment"))
+	}
+	if t.AttachmentsExcluded != "" {
+		s += "; attachments are not in it: " + printable(t.AttachmentsExcluded)
+	}
+	if t.UnmatchedPatterns > 0 {
+		s += fmt.Sprintf("; %s of --exclude-tables matched no table, the manifest names them", plural(t.UnmatchedPatterns, "pattern"))
 	}
 	return s
 }

@@ -155,7 +155,7 @@ var databaseBugs = []bug{
 	},
 	{
 		"text of an error of the attachment query", "exporter/attachments.go",
-		`err = withoutText(s.queryAttachments())`, `err = s.queryAttachments()`,
+		`err := withoutText(s.queryAttachments())`, `err := s.queryAttachments()`,
 		`^TestErrorOfAnAttachmentQuery$`,
 	},
 	{
