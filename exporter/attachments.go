@@ -254,7 +254,7 @@ func (s *Snapshot) checkAttachments() error {
 	if stored && s.exporter.source == nil {
 		return contracts.Reject(contracts.AttachmentsUnreadable, "this worker has no store to fetch attachments from")
 	}
-	s.sources = sources{client: s.exporter.source, patience: cfg.Patience}
+	s.sources = sources{client: s.exporter.source, patience: cfg.Patience, silence: cfg.Silence}
 	return nil
 }
 

@@ -78,6 +78,10 @@ type Attachments struct {
 
 	// Patience is how long one request to the store is tried again before the attempt fails. Default 1 min.
 	Patience time.Duration
+
+	// Silence is how long the store may leave one request without an answer, or send less than 64 KiB of a file, before
+	// the request is given up and tried again. Default 30 s.
+	Silence time.Duration
 }
 
 // Source is one place that a tenant's files may be in.
@@ -147,6 +151,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Attachments.Patience <= 0 {
 		c.Attachments.Patience = time.Minute
+	}
+	if c.Attachments.Silence <= 0 {
+		c.Attachments.Silence = 30 * time.Second
 	}
 	return c
 }

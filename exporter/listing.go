@@ -53,7 +53,7 @@ func (s sources) list(ctx context.Context, p place, files map[string][]*file) er
 	in := &s3.ListObjectsV2Input{Bucket: aws.String(p.bucket), Prefix: aws.String(common(files))}
 	for pages := listMost*len(files)/listPage + 1; pages > 0; pages-- {
 		var out *s3.ListObjectsV2Output
-		err := s.retry(ctx, func(func()) (err error) {
+		err := s.retry(ctx, func(ctx context.Context, _ *watchdog, _ func()) (err error) {
 			out, err = s.client.ListObjectsV2(ctx, in, once)
 			return err
 		})
@@ -65,9 +65,11 @@ func (s sources) list(ctx context.Context, p place, files map[string][]*file) er
 				f.settle(o)
 			}
 		}
-		if in.ContinuationToken = out.NextContinuationToken; in.ContinuationToken == nil {
-			break
+		next := aws.ToString(out.NextContinuationToken)
+		if !aws.ToBool(out.IsTruncated) || next == "" || next == aws.ToString(in.ContinuationToken) {
+			break // the end, or a store that does not say how to go on: HEAD tells the rest
 		}
+		in.ContinuationToken = &next
 	}
 	return nil
 }

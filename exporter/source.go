@@ -24,7 +24,8 @@ import (
 // sources is the store that attachments come from. It is the one home of retry for a request to it.
 type sources struct {
 	client   *s3.Client
-	patience time.Duration
+	patience time.Duration // with one request, since its last progress
+	silence  time.Duration // of the store, in one try
 }
 
 // gapError says that a file cannot be had, and why, in the manifest's words.
@@ -39,15 +40,12 @@ const (
 	gapArchived = gapError("archived")
 )
 
-// once turns the SDK's own retries off.
-func once(o *s3.Options) { o.Retryer = aws.NopRetryer{} }
-
 // retry repeats a request that the store may yet answer, for as long as it is patient since the last progress.
-func (s sources) retry(ctx context.Context, request func(progress func()) error) error {
+func (s sources) retry(ctx context.Context, request func(ctx context.Context, w *watchdog, progress func()) error) error {
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond),
 		backoff.WithMaxInterval(10*time.Second), backoff.WithMaxElapsedTime(s.patience))
 	err := backoff.Retry(func() error {
-		err := request(b.Reset)
+		err := s.tryOnce(ctx, func(ctx context.Context, w *watchdog) error { return request(ctx, w, b.Reset) })
 		if err != nil && !transient(err) {
 			return backoff.Permanent(err)
 		}
@@ -62,7 +60,7 @@ func (s sources) retry(ctx context.Context, request func(progress func()) error)
 // plan learns a file's size, or why it is a gap.
 func (s sources) plan(ctx context.Context, f *file) error {
 	var head *s3.HeadObjectOutput
-	err := s.retry(ctx, func(func()) (err error) {
+	err := s.retry(ctx, func(ctx context.Context, _ *watchdog, _ func()) (err error) {
 		head, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: aws.String(f.bucket()), Key: aws.String(f.key())}, once)
 		switch status(err) {
 		case http.StatusNotFound, http.StatusForbidden, http.StatusBadRequest, http.StatusMovedPermanently:
@@ -110,9 +108,9 @@ func archived(head *s3.HeadObjectOutput) bool {
 // is taken up again where it broke. The error is a gap only as long as nothing has been written.
 func (s sources) fetch(ctx context.Context, f fetch, w io.Writer) error {
 	got := f.offset
-	err := s.retry(ctx, func(progress func()) error {
-		n, err := s.get(ctx, f.file, got, w)
-		if got += n; n > 0 {
+	err := s.retry(ctx, func(ctx context.Context, watch *watchdog, progress func()) error {
+		n, err := s.get(ctx, f.file, got, w, watch)
+		if got += n; n >= least {
 			progress()
 		}
 		return err
@@ -127,7 +125,7 @@ func (s sources) fetch(ctx context.Context, f fetch, w io.Writer) error {
 }
 
 // get writes the file from offset on and returns how much came.
-func (s sources) get(ctx context.Context, f *file, offset int64, w io.Writer) (int64, error) {
+func (s sources) get(ctx context.Context, f *file, offset int64, w io.Writer, watch *watchdog) (int64, error) {
 	in := &s3.GetObjectInput{Bucket: aws.String(f.bucket()), Key: aws.String(f.key()), IfMatch: aws.String(`"` + f.etag + `"`)}
 	if offset > 0 {
 		if offset == f.size {
@@ -145,7 +143,7 @@ func (s sources) get(ctx context.Context, f *file, offset int64, w io.Writer) (i
 		return 0, gapChanged
 	}
 	to := &sink{w: w}
-	n, err := io.CopyN(to, out.Body, f.size-offset)
+	n, err := io.CopyN(to, watch.body(out.Body), f.size-offset)
 	if to.err != nil {
 		return n, backoff.Permanent(to.err)
 	}

@@ -236,6 +236,31 @@ var databaseBugs = []bug{
 		`^TestChangedMidway$`,
 	},
 	{
+		"store that is silent waited for", "exporter/watchdog.go",
+		`func() { cancel(silent) }`, `func() {}`,
+		`^TestWatchdog$`,
+	},
+	{
+		"trickle taken for progress", "exporter/watchdog.go",
+		`b.w.got += n; b.w.got >= least`, `b.w.got += n; b.w.got > 0`,
+		`^TestWatchdog$`,
+	},
+	{
+		"giant row given to pgx", "exporter/wire.go",
+		`length(head) > maxMessage`, `length(head) < 0`,
+		`^TestAttachmentRowsAreBounded$`,
+	},
+	{
+		"two attachments with one id uploaded", "exporter/attachments.go",
+		`seen[id], folders[folded] = true, f.id()`, `folders[folder+f.filename()] = f.id()`,
+		`^TestAttachmentsOfOneName$`,
+	},
+	{
+		"misspelt attachment query taken for a tenant without the table", "exporter/attachments.go",
+		`s.exporter.cfg.Attachments.Query == DefaultAttachmentsQuery && c.find(defaultAttachments) == nil {`, `c.find("file_atachments") == nil && s.exporter.cfg.Attachments.Query != DefaultAttachmentsQuery || c.find(defaultAttachments) == nil {`,
+		`^TestNoAttachmentTable$`,
+	},
+	{
 		"gap that nobody hears of", "exporter/snapshot.go",
 		`if f.gap != "" {`, `if f.gap == "?" {`,
 		`^TestGaps$`,
