@@ -135,6 +135,9 @@ func notSetUp(err error) error {
 	return err
 }
 
+// databaseVariable is a PG* variable that pgx does not read.
+func databaseVariable(name string) string { return os.Getenv(name) }
+
 // databaseFlags say which PostgreSQL is read.
 type databaseFlags struct {
 	DatabaseURL string `name:"database-url" group:"postgres" placeholder:"URL" help:"PostgreSQL to read: a postgres:// URL or libpq's key=value string. What it leaves out comes from the PG* variables (PGHOST, PGUSER, PGPASSWORD, PGSSLMODE ...) and ~/.pgpass. {tenant} in the user stands for the tenant's name: see deploy/database.md. Prefer the variable to the flag: other users of the machine can read command lines."`

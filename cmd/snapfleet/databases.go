@@ -188,6 +188,9 @@ func parseDatabase(given string) (*pgx.ConnConfig, error) {
 	}
 	cfg, err := pgx.ParseConfig(given)
 	if err == nil {
+		if err = applyLibpq(cfg, databaseVariable); err != nil {
+			return nil, err
+		}
 		return cfg, exporter.CheckLogin(cfg)
 	}
 	if strings.Contains(given, "://") {
