@@ -442,7 +442,7 @@ func (c *Consumer) whenClosed(ctx context.Context, end context.CancelCauseFunc) 
 	if c.nc.IsClosed() {
 		over()
 	}
-	forget := rightsOf(c.nc).listen(c.refused)
+	forget := rightsOf(c.nc).handle(func(e *NoRight) bool { c.refused(e); return false })
 	return func() {
 		forget()
 		close(quit)

@@ -130,6 +130,15 @@ func (j *Jobs) Submit(ctx context.Context, req contracts.Request, header contrac
 	return j.publish(ctx, req, header, "")
 }
 
+// Publish is [Jobs.Submit] for a user who may publish requests and read nothing. It cannot see whether the job was asked for
+// before, with other content: a worker finds that out, and the request becomes a dead letter.
+func Publish(ctx context.Context, js jetstream.JetStream, req contracts.Request, header contracts.Header) (duplicate bool, err error) {
+	if err := req.Validate(); err != nil {
+		return false, err
+	}
+	return (&Jobs{js: js}).publish(ctx, req, header, contracts.RequestMsgID(req.Tenant, req.Job))
+}
+
 func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contracts.Header, id string) (duplicate bool, err error) {
 	body, err := json.Marshal(req)
 	if err != nil {

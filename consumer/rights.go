@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -34,7 +36,8 @@ type rights struct {
 	mu      sync.Mutex
 	missing map[string]*NoRight // by subject
 	next    int
-	told    map[int]func(*NoRight)
+	told    map[int]func(*NoRight) (handled bool)
+	rest    map[int]func(*NoRight) // told of what none of the others handles
 }
 
 // maxMissing bounds what a connection remembers.
@@ -58,7 +61,7 @@ func OnError(nc *nats.Conn, other func(error)) nats.ErrHandler {
 // rightsOf is what nc was told, from the first call on. It takes the place of the connection's error handler, and calls
 // that for everything else.
 func rightsOf(nc *nats.Conn) *rights {
-	r := &rights{missing: map[string]*NoRight{}, told: map[int]func(*NoRight){}}
+	r := &rights{missing: map[string]*NoRight{}, told: map[int]func(*NoRight) bool{}, rest: map[int]func(*NoRight){}}
 	if known, loaded := connections.LoadOrStore(nc, r); loaded {
 		return known.(*rights)
 	}
@@ -115,18 +118,21 @@ func (r *rights) note(refusal *NoRight) {
 	if len(r.missing) < maxMissing {
 		r.missing[refusal.Subject] = refusal
 	}
-	told := make([]func(*NoRight), 0, len(r.told))
-	for _, f := range r.told {
-		told = append(told, f)
-	}
+	told, rest := slices.Collect(maps.Values(r.told)), slices.Collect(maps.Values(r.rest))
 	r.mu.Unlock()
+	handled := false
 	for _, f := range told {
-		f(refusal)
+		handled = f(refusal) || handled
+	}
+	for _, f := range rest {
+		if !handled {
+			f(refusal)
+		}
 	}
 }
 
-// listen calls f for each refusal from now on, until stop. f must not block.
-func (r *rights) listen(f func(*NoRight)) (stop func()) {
+// handle calls f for each refusal from now on, until stop. f says whether the refusal is its own. It must not block.
+func (r *rights) handle(f func(*NoRight) bool) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.next
@@ -136,6 +142,20 @@ func (r *rights) listen(f func(*NoRight)) (stop func()) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(r.told, n)
+	}
+}
+
+// listen calls f for each refusal from now on that is nobody's own, until stop. f must not block.
+func (r *rights) listen(f func(*NoRight)) (stop func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.next
+	r.next++
+	r.rest[n] = f
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.rest, n)
 	}
 }
 
@@ -161,7 +181,8 @@ func inboxOf(nc *nats.Conn) string {
 }
 
 // WithRights is ctx until NATS refuses a right to nc's user: then the cause is a [NoRight]. It is for work of which each
-// request matters. cancel must be called.
+// request matters. What a function of this package reports itself, such as [ErrMayNotSee], does not end it. cancel must be
+// called.
 func WithRights(ctx context.Context, nc *nats.Conn) (_ context.Context, cancel context.CancelFunc) {
 	ctx, end := context.WithCancelCause(ctx)
 	r := rightsOf(nc)
@@ -172,21 +193,24 @@ func WithRights(ctx context.Context, nc *nats.Conn) (_ context.Context, cancel c
 	return ctx, func() { stop(); end(nil) }
 }
 
+// MayRead is ctx in which a missing right is no reason to end what [WithRights] watches: then only this context ends, with
+// a [NoRight] as its cause. cancel must be called.
+func MayRead(ctx context.Context, nc *nats.Conn) (_ context.Context, cancel context.CancelFunc) {
+	return untilRefused(ctx, nc, errRefused, "")
+}
+
 // untilRefused is ctx until NATS refuses a right to a subject with one of the names in it, or to the connection's own
 // inbox: then the cause is refusal, with a [NoRight].
 func untilRefused(ctx context.Context, nc *nats.Conn, refusal error, names ...string) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := rightsOf(nc)
 	end := func(e *NoRight) { cancel(fmt.Errorf("%w: %w", refusal, e)) }
-	stop := r.listen(func(e *NoRight) {
-		if strings.HasPrefix(e.Subject, inboxOf(nc)) {
-			end(e)
+	stop := r.handle(func(e *NoRight) bool {
+		if !strings.HasPrefix(e.Subject, inboxOf(nc)) && !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(e.Subject, name) }) {
+			return false
 		}
-		for _, name := range names {
-			if strings.Contains(e.Subject, name) {
-				end(e)
-			}
-		}
+		end(e)
+		return true
 	})
 	if e := r.subscription(inboxOf(nc)); e != nil {
 		end(e)

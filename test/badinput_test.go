@@ -177,15 +177,24 @@ func as(database, user string) string {
 	return u.String()
 }
 
-// TestBadLogin gives the worker a login that the database refuses.
+// TestBadLogin gives the only worker a login that the database refuses. That is about the worker: the job waits and says
+// why, until its deadline ends it, and the customer is not accused.
 func TestBadLogin(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "login", sql("CREATE SCHEMA login; CREATE TABLE login.t (a int)"))
 	f.env = append(f.env, "SNAPFLEET_DATABASE_URL="+as(f.database, "mallory"))
-	f.work("worker")
-	f.submit("job")
-	if s := f.refused("job", contracts.DatabaseDenied); strings.Contains(s.Reason.What, "mallory") {
-		t.Errorf("it names the user: %s", s.Reason.What)
+	f.work("worker", "--deadline=8s")
+	f.submit("job", "--only=tables")
+	f.eventually("status says why the job waits", func() error {
+		s, err := f.jobs.Status(t.Context(), f.tenant, "job")
+		if err == nil && (s.State != "waiting" || s.Errors != 0 || !strings.Contains(s.LastError, "--database-url")) {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	s := f.refused("job", contracts.DeadlineExceeded)
+	if strings.Contains(s.Reason.What, "mallory") || !strings.Contains(s.Reason.What, "the worker's database") {
+		t.Errorf("it names the user, or not the fault: %s", s.Reason.What)
 	}
 	f.check()
 }

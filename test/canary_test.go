@@ -98,7 +98,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 		{job: "value-in-an-exception", code: contracts.AttemptsExhausted, args: []string{query("{schema}.complain(filename)")}},
 		{job: "wrong-query", code: contracts.AttachmentsUnreadable, args: []string{query("nothing")}},
 		{job: "forbidden-source", code: contracts.AttachmentForbidden, args: []string{"--attachments-query=SELECT id, entity_id, filename, content_type, s3_bucket, 'other/' || filename, s3_etag FROM {schema}.file_attachments"}},
-		{job: "unknown-login", code: contracts.DatabaseDenied, login: login},
+		{job: "unknown-login", code: contracts.DeadlineExceeded, login: login, args: []string{"--deadline=8s"}},
 		{job: "database-away", code: contracts.AttemptsExhausted, login: login, host: "127.0.0.1:1"},
 		{job: "refused-token", code: contracts.AttemptsExhausted, fault: refuse("UploadPart", "InvalidAccessKeyId")},
 		{job: "refused-write", code: contracts.WriteDenied, fault: refuse("CreateMultipartUpload", "AccessDenied")},

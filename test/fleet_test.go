@@ -187,7 +187,13 @@ var quick = []string{"--heartbeat=300ms", "--fence=1200ms", "--observe=3s", "--r
 // work starts a worker, and returns when it takes jobs. It is stopped, kindly, at the end of the test.
 func (f *fleet) work(name string, args ...string) *process {
 	f.t.Helper()
-	args = append(append([]string{"worker", "--name=" + name, "--allow-endpoint=" + cloud.Endpoint()}, quick...), args...)
+	return f.workWithout(name, append([]string{"--allow-endpoint=" + cloud.Endpoint()}, args...)...)
+}
+
+// workWithout is work for a worker that may not talk to the customers' store, unless args say so.
+func (f *fleet) workWithout(name string, args ...string) *process {
+	f.t.Helper()
+	args = append(append([]string{"worker", "--name=" + name}, quick...), args...)
 	p := &process{Cmd: exec.Command(binary, args...), over: make(chan error, 1)}
 	p.Env = f.env
 	stderr, err := p.StderrPipe()

@@ -59,7 +59,7 @@ func ownCredentials(ctx context.Context, base aws.CredentialsProvider) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return contracts.Fault(contracts.FaultIdentity, "", "the AWS credentials cannot be had: %w", refused(err))
+	return contracts.Fault(contracts.FaultIdentity, "", "the AWS credentials cannot be had: %w", err)
 }
 
 // callerRefused are STS's codes for credentials of the caller that it does not take.

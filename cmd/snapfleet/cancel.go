@@ -6,7 +6,7 @@ import (
 )
 
 type cancelCmd struct {
-	natsFlags
+	verbFlags
 
 	Tenant string `arg:"" help:"Name of the tenant."`
 	Job    string `arg:"" help:"Id of the job."`
@@ -32,7 +32,7 @@ func (k *cancelCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(k.Tenant, k.Job); err != nil {
 		return err
 	}
-	jobs, done, err := openJobs(ctx, k.natsFlags, "cancel")
+	jobs, done, err := openJobs(ctx, k.verbFlags, "cancel")
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type tenantCheckCmd struct {
 	Next   bool   `help:"Check with the next external ID of the rotation that is under way."`
 	JSON   bool   `name:"json" help:"Print the check as JSON; with --all, one object a line."`
 
-	natsFlags
+	verbFlags
 }
 
 func (tenantCheckCmd) manual() page {
@@ -60,7 +60,7 @@ func (t *tenantCheckCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(t.Tenant, ""); err != nil {
 		return err
 	}
-	nc, registry, err := t.natsFlags.registry(ctx)
+	nc, registry, err := t.verbFlags.registry(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,8 @@ func (t *tenantCheckCmd) Run(ctx context.Context, c *console) error {
 }
 
 // registry connects, for somebody who has questions to the workers, too.
-func (f natsFlags) registry(ctx context.Context) (*nats.Conn, *consumer.Registry, error) {
-	nc, js, err := f.jetStream("tenant")
+func (f verbFlags) registry(ctx context.Context) (*nats.Conn, *consumer.Registry, error) {
+	nc, js, err := f.jetStream(ctx, "tenant")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,6 +112,7 @@ func (c *console) askCheck(ctx context.Context, nc *nats.Conn, tenant string, ne
 
 // wait shows, until done is called, what is waited for: on a terminal with the seconds that it has taken.
 func (c *console) wait(ctx context.Context, title, what string) (done func(ok bool)) {
+	over := waits(ctx) // a worker takes its time, and has a limit of its own
 	view := c.progress(c.err, c.errTTY, title)
 	view.show(what, contracts.Progress{})
 	ctx, cancel := context.WithCancel(ctx)
@@ -134,6 +135,7 @@ func (c *console) wait(ctx context.Context, title, what string) (done func(ok bo
 		cancel()
 		ticking.Wait()
 		view.end(ok)
+		over()
 	}
 }
 
@@ -143,7 +145,7 @@ func nobodyAnswers(err error) error {
 	case errors.Is(err, consumer.ErrNobodyAnswers):
 		return explain(exitUnreachable, err, "no worker of this fleet is connected to this NATS account, or it does not come to answering", "start one with `snapfleet worker`, or look at the workers' logs; `nats micro ls` lists those that answer")
 	case errors.Is(err, consumer.ErrMayNotAsk):
-		return explain(exitRejected, err, "the NATS account's permissions leave it out", "let this user publish on "+contracts.AskSubjects+" and subscribe to _INBOX.>, or use other --nats-creds")
+		return explain(exitRejected, err, "the NATS account's permissions leave it out", "log in as the operator of deploy/nats with --nats-nkey and --nats-inbox=_INBOX_operator, or let this user publish on "+contracts.AskSubjects+" and subscribe to --nats-inbox")
 	}
 	return err
 }
@@ -228,7 +230,7 @@ type asked struct {
 
 // everybody checks all tenants.
 func (t *tenantCheckCmd) everybody(ctx context.Context, c *console) error {
-	nc, registry, err := t.natsFlags.registry(ctx)
+	nc, registry, err := t.verbFlags.registry(ctx)
 	if err != nil {
 		return err
 	}

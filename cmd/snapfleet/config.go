@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -111,11 +112,23 @@ func (f natsFlags) connect(name string) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// jetStream dials, too.
-func (f natsFlags) jetStream(name string) (*nats.Conn, jetstream.JetStream, error) {
+// verbFlags are those of the verbs that ask NATS something.
+type verbFlags struct {
+	natsFlags
+	Timeout time.Duration `group:"nats" default:"30s" help:"How long to wait for NATS. Following a job, a question to a worker and a download have limits of their own. 0: for ever."`
+}
+
+// jetStream dials, and from then on ctx, a verb's, ends when NATS does not answer in time, or refuses a right.
+func (f verbFlags) jetStream(ctx context.Context, name string) (*nats.Conn, jetstream.JetStream, error) {
+	if f.Timeout < 0 {
+		return nil, nil, usagef("--timeout is %v, less than nothing", f.Timeout)
+	}
 	nc, err := f.connect(name)
 	if err != nil {
 		return nil, nil, err
+	}
+	if p, ok := ctx.Value(patienceKey{}).(*patience); ok {
+		p.watch(ctx, nc, f.Timeout, f.NATSInbox+".")
 	}
 	js, err := consumer.JetStream(nc, f.NATSDomain)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 )
@@ -30,7 +31,7 @@ type deadListCmd struct {
 	Limit  int    `placeholder:"N" help:"Only the newest N."`
 	JSON   bool   `name:"json" help:"Print one JSON object a line."`
 
-	natsFlags
+	verbFlags
 }
 
 func (deadListCmd) manual() page {
@@ -39,7 +40,7 @@ func (deadListCmd) manual() page {
 		examples: []example{
 			{"Those that nobody has dealt with.", "snapfleet dead list --json | jq 'select(.replay == null)'"},
 		},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -53,7 +54,7 @@ func (d *deadListCmd) Run(ctx context.Context, c *console) error {
 	if d.Limit < 0 {
 		return usagef("--limit=%d is less than nothing", d.Limit)
 	}
-	o, done, err := openOperator(ctx, d.natsFlags, "dead")
+	o, done, err := openOperator(ctx, d.verbFlags, "dead")
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ type deadShowCmd struct {
 	Seq  uint64 `arg:"" help:"Number of the dead letter, as \"snapfleet dead list\" shows it."`
 	JSON bool   `name:"json" help:"Print it as JSON."`
 
-	natsFlags
+	verbFlags
 }
 
 func (deadShowCmd) manual() page {
@@ -130,7 +131,7 @@ func (deadShowCmd) manual() page {
 		about: `
 Shows one dead letter: why it was given up, what to do about it, its headers, and its body. Whatever could not be
 printed is written as \x1b or \u202e: a letter was written by whoever may publish requests.`,
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -148,7 +149,7 @@ type shown struct {
 
 // Run prints the letter.
 func (d *deadShowCmd) Run(ctx context.Context, c *console) error {
-	jobs, done, err := openJobs(ctx, d.natsFlags, "dead")
+	jobs, done, err := openJobs(ctx, d.verbFlags, "dead")
 	if err != nil {
 		return err
 	}
@@ -224,7 +225,7 @@ type deadReplayCmd struct {
 	Yes    bool   `short:"y" help:"Do not ask."`
 	JSON   bool   `name:"json" help:"Print one JSON object a line: the letter's number, the tenant and the job that it became."`
 
-	natsFlags
+	verbFlags
 }
 
 func (deadReplayCmd) manual() page {
@@ -259,7 +260,7 @@ func (d *deadReplayCmd) Run(ctx context.Context, c *console) error {
 	if err := d.check(); err != nil {
 		return err
 	}
-	o, done, err := openOperator(ctx, d.natsFlags, "dead")
+	o, done, err := openOperator(ctx, d.verbFlags, "dead")
 	if err != nil {
 		return err
 	}
@@ -322,6 +323,7 @@ func (d *deadReplayCmd) all(ctx context.Context, c *console, o operator) error {
 	failed := 0
 	var last error
 	for _, l := range due {
+		goesOn(ctx)
 		if err := d.replay(ctx, c, o, l); err != nil {
 			if ctx.Err() != nil || unreachable(err) {
 				return err
@@ -430,11 +432,20 @@ type operator struct {
 }
 
 // openOperator connects; done disconnects.
-func openOperator(ctx context.Context, f natsFlags, verb string) (o operator, done func(), err error) {
-	nc, js, err := f.jetStream(verb)
+func openOperator(ctx context.Context, f verbFlags, verb string) (o operator, done func(), err error) {
+	nc, js, err := f.jetStream(ctx, verb)
 	if err != nil {
 		return o, nil, err
 	}
+	if o, err = operatorOn(ctx, js); err != nil {
+		nc.Close()
+		return o, nil, notSetUp(err)
+	}
+	return o, nc.Close, nil
+}
+
+// operatorOn opens everything that an operator's verbs use.
+func operatorOn(ctx context.Context, js jetstream.JetStream) (o operator, err error) {
 	if o.jobs, err = consumer.OpenJobs(ctx, js); err == nil {
 		o.tenants, err = consumer.OpenRegistry(ctx, js)
 	}
@@ -444,9 +455,5 @@ func openOperator(ctx context.Context, f natsFlags, verb string) (o operator, do
 	if err == nil {
 		o.checkups, err = consumer.OpenCheckups(ctx, js)
 	}
-	if err != nil {
-		nc.Close()
-		return o, nil, notSetUp(err)
-	}
-	return o, nc.Close, nil
+	return o, err
 }

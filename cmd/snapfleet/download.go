@@ -26,7 +26,7 @@ type downloadCmd struct {
 	To       string `type:"path" placeholder:"DIR" help:"Folder to write to; <tenant>/<job>/ is made below it. Default: the present one."`
 	Parallel int    `default:"4" help:"Files that are downloaded at once."`
 
-	natsFlags
+	verbFlags
 }
 
 func (downloadCmd) manual() page {
@@ -64,6 +64,7 @@ func (d *downloadCmd) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	defer nc.Close()
+	waits(ctx) // for files, from now on
 	client, err := plainClient(ctx)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ type linksCmd struct {
 	Expires time.Duration `default:"15m" help:"How long the links are good for, 1m to 1h."`
 	JSON    bool          `name:"json" help:"Print one JSON document."`
 
-	natsFlags
+	verbFlags
 }
 
 func (linksCmd) manual() page {
@@ -51,6 +51,7 @@ func (l *linksCmd) Run(ctx context.Context, c *console) error {
 		return err
 	}
 	defer nc.Close()
+	defer waits(ctx)() // for a worker
 	links, err := consumer.AskLinks(ctx, nc, l.Tenant, l.Job, l.Expires)
 	if err == nil {
 		err = agrees(links, outcome)
@@ -81,8 +82,8 @@ func expires(l contracts.Links) string {
 
 // delivered is the outcome of a job that was delivered; whoever gets it has to close the connection. The worker looks at
 // it, too: this is to say at once what is the matter.
-func (f natsFlags) delivered(ctx context.Context, tenant, job string) (nc *nats.Conn, o contracts.Outcome, err error) {
-	nc, js, err := f.jetStream("links")
+func (f verbFlags) delivered(ctx context.Context, tenant, job string) (nc *nats.Conn, o contracts.Outcome, err error) {
+	nc, js, err := f.jetStream(ctx, "links")
 	if err != nil {
 		return nil, o, err
 	}

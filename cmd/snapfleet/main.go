@@ -40,9 +40,10 @@ func run(args []string) int {
 		fmt.Fprintf(c.err, "    try:   %s --help\n", commandOf(err))
 		return exitUsage
 	}
-	parsed.BindTo(ctx, (*context.Context)(nil))
+	verb, patience := withPatience(ctx)
+	parsed.BindTo(verb, (*context.Context)(nil))
 	parsed.Bind(c, signals, parser.Model)
-	err = parsed.Run()
+	err = patience.explain(verb, parsed.Run())
 	if code := exitCode(ctx, err); err != nil {
 		switch {
 		case code == exitInterrupted:

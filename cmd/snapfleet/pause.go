@@ -19,7 +19,7 @@ type pauseCmd struct {
 	For    time.Duration `placeholder:"TIME" help:"End the pause by itself after this time, such as 2h. Default: it lasts until it is ended."`
 	JSON   bool          `name:"json" help:"Print the pause as JSON."`
 
-	natsFlags
+	verbFlags
 }
 
 func (pauseCmd) manual() page {
@@ -39,7 +39,7 @@ begins when neither of them is.`,
 			{"While a database is moved.", "snapfleet pause --fleet --reason='database moves, OPS-1234' --for=2h"},
 			{"One tenant, until further notice.", "snapfleet pause acme --reason='their KMS key is replaced'"},
 		},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -51,7 +51,7 @@ func (p *pauseCmd) Run(ctx context.Context, c *console) error {
 	if err := p.check(); err != nil {
 		return err
 	}
-	o, done, err := openOperator(ctx, p.natsFlags, "pause")
+	o, done, err := openOperator(ctx, p.verbFlags, "pause")
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ type resumeCmd struct {
 	Fleet  bool   `help:"End the pause of the fleet, instead of one tenant's."`
 	JSON   bool   `name:"json" help:"Print what was ended as JSON."`
 
-	natsFlags
+	verbFlags
 }
 
 func (resumeCmd) manual() page {
@@ -160,7 +160,7 @@ Ending the pause of the fleet does not end those of single tenants, and the othe
 			{"The fleet.", "snapfleet resume --fleet"},
 			{"One tenant.", "snapfleet resume acme"},
 		},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -185,7 +185,7 @@ func (r *resumeCmd) Run(ctx context.Context, c *console) error {
 			return err
 		}
 	}
-	o, done, err := openOperator(ctx, r.natsFlags, "resume")
+	o, done, err := openOperator(ctx, r.verbFlags, "resume")
 	if err != nil {
 		return err
 	}

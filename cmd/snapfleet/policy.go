@@ -30,7 +30,7 @@ type policyCmd struct {
 	RoleName        string `group:"s3" placeholder:"NAME" help:"Name of the role. Default: the record's, or snapfleet-delivery."`
 	KMSKey          string `name:"kms-key" group:"s3" placeholder:"ARN" help:"KMS key that the bucket encrypts with. Default: the record's."`
 
-	natsFlags
+	verbFlags
 }
 
 func (policyCmd) manual() page {
@@ -63,7 +63,7 @@ func (p *policyCmd) Run(ctx context.Context, c *console) error {
 	if p.JSON && (p.Out != "" || p.As != "" && !templates.Document(p.As).Policy()) {
 		return usagef("--json prints policies: leave out --out, and --as=%s", p.As)
 	}
-	registry, done, err := openRegistry(ctx, p.natsFlags)
+	registry, done, err := openRegistry(ctx, p.verbFlags)
 	if err != nil {
 		return err
 	}

@@ -404,7 +404,7 @@ func TestPolicyOfARotationAcceptsBothExternalIDs(t *testing.T) {
 // enrol writes a record in place of the one that is there, whatever the registry would let an operator change.
 func (o *onboarding) enrol(record contracts.Tenant) {
 	o.t.Helper()
-	registry, done, err := openRegistry(o.t.Context(), natsFlags{NATSURL: o.nats.URL(), NATSInbox: "_INBOX"})
+	registry, done, err := openRegistry(o.t.Context(), verbFlags{natsFlags: natsFlags{NATSURL: o.nats.URL(), NATSInbox: "_INBOX"}})
 	if err != nil {
 		o.t.Fatal(err)
 	}

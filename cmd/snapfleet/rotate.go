@@ -16,7 +16,7 @@ type tenantRotateCmd struct {
 	Abandon bool   `help:"Forget the next external ID, and keep the one in use."`
 	JSON    bool   `name:"json" help:"Print the record as JSON; or, when the next external ID does not work yet, the check."`
 
-	natsFlags
+	verbFlags
 }
 
 func (tenantRotateCmd) manual() page {
@@ -45,7 +45,7 @@ func (t *tenantRotateCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(t.Tenant, ""); err != nil {
 		return err
 	}
-	nc, registry, err := t.natsFlags.registry(ctx)
+	nc, registry, err := t.verbFlags.registry(ctx)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type scheduleSetCmd struct {
 	Format   contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written. Default: as the tenant's record says."`
 	JSON     bool             `name:"json" help:"Print the schedule as JSON."`
 
-	natsFlags
+	verbFlags
 }
 
 func (scheduleSetCmd) manual() page {
@@ -53,7 +53,7 @@ twice has two. "snapfleet schedule next" shows it. Times outside of 1:00 to 3:00
 			{"Every night at two in Los Angeles.", "snapfleet schedule set acme --cron='0 2 * * *' --timezone=America/Los_Angeles"},
 			{"The tables alone, every six hours.", "snapfleet schedule set acme --cron='0 */6 * * *' --only=tables"},
 		},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -68,7 +68,7 @@ func (s *scheduleSetCmd) Run(ctx context.Context, c *console) error {
 	if err := consumer.CheckSchedule(schedule); err != nil {
 		return misread(err)
 	}
-	registry, done, err := openRegistry(ctx, s.natsFlags)
+	registry, done, err := openRegistry(ctx, s.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (s *scheduleSetCmd) Run(ctx context.Context, c *console) error {
 	if _, err := registry.Get(ctx, s.Tenant); err != nil { // told now, rather than by the first run
 		return err
 	}
-	schedules, done, err := openSchedules(ctx, s.natsFlags)
+	schedules, done, err := openSchedules(ctx, s.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (c *console) nextRuns(s contracts.Schedule, n int) error {
 type scheduleListCmd struct {
 	JSON bool `name:"json" help:"Print one JSON object a line."`
 
-	natsFlags
+	verbFlags
 }
 
 func (scheduleListCmd) manual() page {
@@ -125,13 +125,13 @@ func (scheduleListCmd) manual() page {
 Lists the schedules by tenant: when the next run is, which one was begun last and how it ended, when everything was
 last delivered, and who is overdue: see "snapfleet schedule check --help".`,
 		examples: []example{{"The next run of each.", "snapfleet schedule list --json | jq -r '[.tenant, .next_run] | @tsv'"}},
-		exits:    []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
+		exits:    []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
 // Run prints the table.
 func (s *scheduleListCmd) Run(ctx context.Context, c *console) error {
-	all, err := punctuality(ctx, s.natsFlags, "")
+	all, err := punctuality(ctx, s.verbFlags, "")
 	if s.JSON {
 		for _, p := range all {
 			if err := c.json(p, false); err != nil {
@@ -169,13 +169,13 @@ type scheduleNextCmd struct {
 	Tenant string `arg:"" help:"Name of the tenant."`
 	N      int    `short:"n" default:"5" help:"How many runs, 1 to 1000."`
 
-	natsFlags
+	verbFlags
 }
 
 func (scheduleNextCmd) manual() page {
 	return page{
 		about: `Shows when a tenant's next runs are, in the schedule's time zone and in UTC, and the jobs that they will be.`,
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -187,7 +187,7 @@ func (s *scheduleNextCmd) Run(ctx context.Context, c *console) error {
 	if s.N < 1 || s.N > 1000 {
 		return usagef("-n is %d, it must be 1 to 1000", s.N)
 	}
-	schedules, done, err := openSchedules(ctx, s.natsFlags)
+	schedules, done, err := openSchedules(ctx, s.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ type scheduleCheckCmd struct {
 	Tenant string `arg:"" optional:"" help:"Only this tenant."`
 	JSON   bool   `name:"json" help:"Print one JSON object a line: those that are overdue."`
 
-	natsFlags
+	verbFlags
 }
 
 func (scheduleCheckCmd) manual() page {
@@ -216,7 +216,7 @@ tenant has or all that the schedule asks for.
 The exit status is 0 when nobody is overdue, and 1 when somebody is. The workers tell the same as the gauge
 snapfleet_tenants_overdue and, when it changes, as the notices delivery-overdue and delivery-caught-up.`,
 		examples: []example{{"As a check of a monitoring system.", "snapfleet schedule check || page-somebody"}},
-		exits:    []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits:    []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -227,7 +227,7 @@ func (s *scheduleCheckCmd) Run(ctx context.Context, c *console) error {
 			return err
 		}
 	}
-	all, err := punctuality(ctx, s.natsFlags, s.Tenant)
+	all, err := punctuality(ctx, s.verbFlags, s.Tenant)
 	if err != nil {
 		return noSchedule(err)
 	}
@@ -259,13 +259,13 @@ func (s *scheduleCheckCmd) Run(ctx context.Context, c *console) error {
 type scheduleClearCmd struct {
 	Tenant string `arg:"" help:"Name of the tenant."`
 
-	natsFlags
+	verbFlags
 }
 
 func (scheduleClearCmd) manual() page {
 	return page{
 		about: `Removes a tenant's schedule. Runs that are under way or in the queue end as they would have.`,
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -274,7 +274,7 @@ func (s *scheduleClearCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(s.Tenant, ""); err != nil {
 		return err
 	}
-	schedules, done, err := openSchedules(ctx, s.natsFlags)
+	schedules, done, err := openSchedules(ctx, s.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func noSchedule(err error) error {
 }
 
 // punctuality connects, and looks at one tenant's schedule or at all.
-func punctuality(ctx context.Context, f natsFlags, tenant string) ([]consumer.Punctuality, error) {
+func punctuality(ctx context.Context, f verbFlags, tenant string) ([]consumer.Punctuality, error) {
 	schedules, done, err := openSchedules(ctx, f)
 	if err != nil {
 		return nil, err
@@ -305,8 +305,8 @@ func punctuality(ctx context.Context, f natsFlags, tenant string) ([]consumer.Pu
 }
 
 // openSchedules connects; done disconnects.
-func openSchedules(ctx context.Context, f natsFlags) (s *consumer.Schedules, done func(), err error) {
-	nc, js, err := f.jetStream("schedule")
+func openSchedules(ctx context.Context, f verbFlags) (s *consumer.Schedules, done func(), err error) {
+	nc, js, err := f.jetStream(ctx, "schedule")
 	if err != nil {
 		return nil, nil, err
 	}

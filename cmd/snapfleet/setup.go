@@ -17,7 +17,7 @@ type setupCmd struct {
 
 	House houseFlags `embed:"" prefix:"house-"`
 
-	natsFlags
+	verbFlags
 }
 
 func (setupCmd) manual() page {
@@ -54,7 +54,7 @@ func (s *setupCmd) Run(ctx context.Context, c *console) error {
 	if s.AckWait < time.Second {
 		return usagef("--ack-wait is %v, it must be a second or more", s.AckWait)
 	}
-	nc, js, err := s.jetStream("setup")
+	nc, js, err := s.jetStream(ctx, "setup")
 	if err != nil {
 		return err
 	}

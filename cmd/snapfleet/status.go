@@ -28,7 +28,7 @@ type statusCmd struct {
 	TraceURL string   `name:"trace-url" placeholder:"URL" help:"Where your tracing system shows a trace: an address with {trace_id} in it, such as https://jaeger.internal/trace/{trace_id}. Without it the trace's id is shown."`
 	JSON     bool     `name:"json" help:"Print JSON: one document, or one object a line when there are several or when watching."`
 
-	natsFlags
+	verbFlags
 }
 
 func (statusCmd) manual() page {
@@ -51,7 +51,7 @@ customer has the data.`,
 			{"What failed lately, with links to the traces.", "snapfleet status --state=failed --limit=20 --trace-url=https://jaeger.internal/trace/{trace_id}"},
 			{"Bytes delivered to a tenant.", "snapfleet status acme --state=done --json | jq -s 'map(.totals.bytes) | add'"},
 		},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitJobFailed, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitJobFailed, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -74,7 +74,7 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 	if err := checkTraceURL(s.TraceURL); err != nil {
 		return err
 	}
-	nc, js, err := s.jetStream("status")
+	nc, js, err := s.jetStream(ctx, "status")
 	if err != nil {
 		return err
 	}
@@ -147,6 +147,7 @@ func told(s consumer.Status, template string) statusJSON {
 // stream prints one object a change.
 func (s *statusCmd) stream(ctx context.Context, c *console, jobs *consumer.Jobs) error {
 	var last consumer.Status
+	defer waits(ctx)()
 	for status, err := range jobs.Watch(ctx, s.Tenant, s.Job) {
 		if err != nil {
 			return err
@@ -257,9 +258,21 @@ func why(s consumer.Status) string {
 		return "attachments excluded"
 	case s.Totals != nil && s.Totals.UnmatchedPatterns > 0:
 		return plural(s.Totals.UnmatchedPatterns, "unmatched pattern")
+	case s.State == "waiting":
+		return briefly(lastError(s))
 	default:
 		return ""
 	}
+}
+
+// briefly is as much of an error as a table has room for.
+func briefly(text string) string {
+	const room = 60
+	text, _, _ = strings.Cut(text, "; cause: ")
+	if r := []rune(text); len(r) > room {
+		text = string(r[:room]) + "..."
+	}
+	return text
 }
 
 // rowsOf is the number of rows delivered, or written so far.
@@ -468,6 +481,7 @@ func (c *console) follow(ctx context.Context, w io.Writer, terminal bool, jobs *
 	view := c.progress(w, terminal, tenant+"/"+job)
 	var last consumer.Status
 	defer func() { view.end(last.Outcome != nil && last.Outcome.Kind.OK()) }()
+	defer waits(ctx)()
 	for status, err := range jobs.Watch(ctx, tenant, job) {
 		if err != nil {
 			return last, err

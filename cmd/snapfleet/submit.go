@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/snapfleet/snapfleet/consumer"
 	"github.com/snapfleet/snapfleet/contracts"
 	"go.opentelemetry.io/otel"
@@ -20,7 +21,7 @@ type submitCmd struct {
 	Format contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written. Default: as the tenant's record says."`
 	Wait   bool             `short:"w" help:"Show the job's progress and wait for its end."`
 
-	natsFlags
+	verbFlags
 }
 
 func (submitCmd) manual() page {
@@ -55,11 +56,21 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 	if err := request.Validate(); err != nil {
 		return err
 	}
-	o, done, err := openOperator(ctx, s.natsFlags, "submit")
+	nc, js, err := s.jetStream(ctx, "submit")
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer nc.Close()
+	reading, stopReading := consumer.MayRead(ctx, nc)
+	o, err := operatorOn(reading, js)
+	right, blind := consumer.AsNoRight(context.Cause(reading))
+	stopReading()
+	if blind && ctx.Err() == nil {
+		return s.publishBlind(ctx, c, js, request, right)
+	}
+	if err != nil {
+		return notSetUp(err)
+	}
 	jobs := o.jobs
 	if _, err := o.tenants.Resolve(ctx, s.Tenant); err != nil { // told now, rather than by a dead letter
 		return err
@@ -106,9 +117,41 @@ func (c *console) tracing(ctx context.Context) (stop func(), err error) {
 	}, nil
 }
 
+// publishBlind publishes for a user who may read nothing, such as the publisher of deploy/nats.
+func (s *submitCmd) publishBlind(ctx context.Context, c *console, js jetstream.JetStream, request contracts.Request, right *consumer.NoRight) error {
+	if s.Wait {
+		return explain(exitRejected, fmt.Errorf("--wait: %w", right), "this user may publish requests, and not read how jobs are doing: with deploy/nats it is the publisher",
+			"leave out --wait, and listen to snapshot.outcome."+request.Tenant+"."+request.Job+"; or log in as the operator with --nats-nkey and --nats-inbox=_INBOX_operator")
+	}
+	stop, err := c.tracing(ctx)
+	if err != nil {
+		return err
+	}
+	submit := func(ctx context.Context, r contracts.Request, h contracts.Header) (bool, error) {
+		return consumer.Publish(ctx, js, r, h)
+	}
+	repeated, err := publishBy(ctx, submit, "submit", request)
+	stop()
+	switch {
+	case err != nil:
+		return err
+	case repeated:
+		return explain(exitRejected, fmt.Errorf("JetStream kept a request of job %s/%s within a day, and does not keep it twice", request.Tenant, request.Job),
+			"the job was asked for before, or its request was refused; this user may not read which", "use another --job, or ask somebody who may read `snapfleet status`")
+	}
+	fmt.Fprintf(c.err, "Published. This user may not read the registry and the jobs: a worker says whether tenant %s is registered.\n", request.Tenant)
+	fmt.Fprintln(c.out, request.Job)
+	return nil
+}
+
 // publish starts the trace that follows the job to its end: its root span is ours. repeated says that the job was asked
 // for before, and that nothing was published.
 func publish(ctx context.Context, jobs *consumer.Jobs, verb string, request contracts.Request) (repeated bool, err error) {
+	return publishBy(ctx, jobs.Submit, verb, request)
+}
+
+// publishBy is publish by one of the ways to submit.
+func publishBy(ctx context.Context, submit func(context.Context, contracts.Request, contracts.Header) (bool, error), verb string, request contracts.Request) (repeated bool, err error) {
 	ctx = consumer.WithBaggage(ctx, request)
 	ctx, span := otel.Tracer("github.com/snapfleet/snapfleet/cmd/snapfleet").Start(ctx, verb+" "+contracts.RequestSubjects,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
@@ -125,7 +168,7 @@ func publish(ctx context.Context, jobs *consumer.Jobs, verb string, request cont
 	}()
 	header := contracts.Header{}
 	otel.GetTextMapPropagator().Inject(ctx, header)
-	repeated, err = jobs.Submit(ctx, request, header)
+	repeated, err = submit(ctx, request, header)
 	if err != nil {
 		return false, fmt.Errorf("submit job %s/%s: %w", request.Tenant, request.Job, err)
 	}
@@ -133,8 +176,8 @@ func publish(ctx context.Context, jobs *consumer.Jobs, verb string, request cont
 }
 
 // openJobs connects; done disconnects.
-func openJobs(ctx context.Context, f natsFlags, verb string) (j *consumer.Jobs, done func(), err error) {
-	nc, js, err := f.jetStream(verb)
+func openJobs(ctx context.Context, f verbFlags, verb string) (j *consumer.Jobs, done func(), err error) {
+	nc, js, err := f.jetStream(ctx, verb)
 	if err != nil {
 		return nil, nil, err
 	}

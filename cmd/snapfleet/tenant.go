@@ -44,7 +44,7 @@ type tenantSetCmd struct {
 	JSON       bool             `name:"json" help:"Print the record as JSON."`
 
 	filterFlags
-	natsFlags
+	verbFlags
 }
 
 func (tenantSetCmd) manual() page {
@@ -73,7 +73,7 @@ first.`,
 
 // Run writes the record.
 func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
-	registry, done, err := openRegistry(ctx, t.natsFlags)
+	registry, done, err := openRegistry(ctx, t.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ type tenantGetCmd struct {
 	Tenant string `arg:"" help:"Name of the tenant."`
 	JSON   bool   `name:"json" help:"Print the record as JSON."`
 
-	natsFlags
+	verbFlags
 }
 
 func (tenantGetCmd) manual() page {
@@ -194,7 +194,7 @@ check", and whether the tenant, or the fleet, is paused.`,
 		examples: []example{
 			{"The external ID alone.", "snapfleet tenant get acme --json | jq -r .destination.external_id"},
 		},
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -210,7 +210,7 @@ func (t *tenantGetCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(t.Tenant, ""); err != nil {
 		return err
 	}
-	o, done, err := openOperator(ctx, t.natsFlags, "tenant")
+	o, done, err := openOperator(ctx, t.verbFlags, "tenant")
 	if err != nil {
 		return err
 	}
@@ -307,7 +307,7 @@ func bucketWord(d contracts.Destination) string {
 type tenantListCmd struct {
 	JSON bool `name:"json" help:"Print one JSON object a line, without the external IDs."`
 
-	natsFlags
+	verbFlags
 }
 
 func (tenantListCmd) manual() page {
@@ -321,7 +321,7 @@ Lists the tenants by name, with what the last check of each destination found. E
 
 // Run prints the table.
 func (t *tenantListCmd) Run(ctx context.Context, c *console) error {
-	registry, checkups, done, err := openTenants(ctx, t.natsFlags)
+	registry, checkups, done, err := openTenants(ctx, t.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -393,7 +393,7 @@ type tenantRemoveCmd struct {
 	Tenant string `arg:"" help:"Name of the tenant."`
 	Yes    bool   `short:"y" help:"Do not ask."`
 
-	natsFlags
+	verbFlags
 }
 
 func (tenantRemoveCmd) manual() page {
@@ -402,7 +402,7 @@ func (tenantRemoveCmd) manual() page {
 Removes a tenant's record, and its schedule. Requests for it are refused from then on; jobs under way end as they would have.
 Nothing in the customer's bucket is touched. The external ID is lost: registering the tenant again makes another
 one, which the customer has to put into their trust policy.`,
-		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -411,7 +411,7 @@ func (t *tenantRemoveCmd) Run(ctx context.Context, c *console) error {
 	if err := checkNames(t.Tenant, ""); err != nil {
 		return err
 	}
-	registry, done, err := openRegistry(ctx, t.natsFlags)
+	registry, done, err := openRegistry(ctx, t.verbFlags)
 	if err != nil {
 		return err
 	}
@@ -438,6 +438,7 @@ func (c *console) confirm(ctx context.Context, what, word string) error {
 	if !c.inTTY {
 		return usagef("nobody to ask on this terminal: give --yes")
 	}
+	defer waits(ctx)()
 	fmt.Fprintf(c.err, "%s? Type %s to agree: ", what, c.bold(word))
 	answer := make(chan string, 1)
 	go func() { // ends with the process at the latest: a read from a terminal cannot be cancelled
@@ -457,8 +458,8 @@ func (c *console) confirm(ctx context.Context, what, word string) error {
 }
 
 // openRegistry connects; done disconnects.
-func openRegistry(ctx context.Context, f natsFlags) (r *consumer.Registry, done func(), err error) {
-	nc, js, err := f.jetStream("tenant")
+func openRegistry(ctx context.Context, f verbFlags) (r *consumer.Registry, done func(), err error) {
+	nc, js, err := f.jetStream(ctx, "tenant")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -470,8 +471,8 @@ func openRegistry(ctx context.Context, f natsFlags) (r *consumer.Registry, done 
 }
 
 // openTenants is openRegistry, with what is known of the destinations.
-func openTenants(ctx context.Context, f natsFlags) (r *consumer.Registry, known *consumer.Checkups, done func(), err error) {
-	nc, js, err := f.jetStream("tenant")
+func openTenants(ctx context.Context, f verbFlags) (r *consumer.Registry, known *consumer.Checkups, done func(), err error) {
+	nc, js, err := f.jetStream(ctx, "tenant")
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -51,7 +51,7 @@ s3:ListBucket there, too, many attachments take half the requests.
 			{"With traces.", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 snapfleet worker"},
 		},
 		env:   [][2]string{envWebhook, envPG, envAWS, envOTEL, envColor},
-		exits: []int{exitOK, exitFailed, exitUsage, exitUnreachable, exitInterrupted},
+		exits: []int{exitOK, exitFailed, exitUsage, exitRejected, exitUnreachable, exitInterrupted},
 	}
 }
 
@@ -95,7 +95,13 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	}))
 	cfg := w.consumerConfig(hook, log)
 	cfg.Probes, cfg.Databases, cfg.Endpoints = story.probes(log), story.exporter.Databases(), w.AllowEndpoint
-	fleet, err := consumer.New(ctx, nc, story, cfg)
+	starting, started := consumer.WithRights(ctx, nc)
+	fleet, err := consumer.New(starting, nc, story, cfg)
+	right, refused := consumer.AsNoRight(context.Cause(starting))
+	started()
+	if err != nil && refused {
+		return missing(right, w.NATSInbox+".", right)
+	}
 	if err != nil {
 		return notSetUp(err)
 	}
