@@ -36,6 +36,14 @@ func (c *Consumer) process(ctx context.Context, m message) fate {
 		m = asRequest{m, body}
 	}
 	ctx = c.nameJob(ctx, req)
+	switch {
+	case table == nil:
+	case table.setAfter(req.RequestedAt, m.Published()):
+		c.log(ctx).Info().Time("published", m.Published()).Msg("no run: the schedule was set after the time that NATS has fired for")
+		return fate{end: acked}
+	case table.firedAgain(req.RequestedAt, m.Published()) && m.Delivered() <= 1:
+		c.log(ctx).Info().Time("published", m.Published()).Msg("no second run: the clocks went back, and NATS has fired again for this local time")
+	}
 	l, f := c.claim(ctx, m, req, table)
 	if l == nil {
 		return f

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapfleet/snapfleet/contracts"
+	"github.com/snapfleet/snapfleet/test/world"
 )
 
 // fleetOf is the fleet's bucket as a node reaches it: with its faults.
@@ -115,7 +116,8 @@ func (w *memory) schedule(s contracts.Schedule) {
 	go func() {
 		defer close(over)
 		for {
-			pause(w.ctx, time.Until(table.next(time.Now())))
+			next := must(world.NextFire(withSeconds(table.pattern()), table.zone, time.Now()))
+			pause(w.ctx, time.Until(next))
 			if w.ctx.Err() != nil {
 				return
 			}
@@ -301,6 +303,37 @@ func TestOneRunForAllThatWereMissed(t *testing.T) {
 			t.Errorf("a run that was missed: %+v", o.Reason)
 		}
 	})
+}
+
+// The server fires for no local time that the clocks skip, and for each one that comes twice. Each day still has one run.
+func TestADayWhoseClocksChangeHasOneRun(t *testing.T) {
+	for _, c := range []struct {
+		name, cron string
+		set        time.Time
+		want       map[string]string // after 30 hours
+		late       int64             // at most, in seconds
+	}{
+		{"forward", "0 2 * * *", time.Date(2000, 4, 1, 18, 0, 0, 0, time.UTC), map[string]string{"2000-04-02-100000": "delivered"}, 61},
+		{"back", "30 1 * * *", time.Date(2000, 10, 29, 2, 0, 0, 0, time.UTC), map[string]string{"2000-10-29-083000": "delivered"}, 1},
+		{"back, and set in between", "30 1 * * *", time.Date(2000, 10, 29, 9, 0, 0, 0, time.UTC), map[string]string{"2000-10-30-093000": "delivered"}, 1},
+	} {
+		inMemory(t, func(t *testing.T, w *memory) {
+			w.unchecked = true // a message of no run is acknowledged without an outcome
+			time.Sleep(time.Until(c.set))
+			w.schedule(schedule(c.cron, "America/Los_Angeles"))
+			w.node("w1").employ(exports{part: time.Second}, Config{})
+			time.Sleep(30 * time.Hour)
+			w.wantEnds(c.want)
+			for job := range c.want {
+				if run := w.run(job); run.MissedTotal != 0 || run.LateSeconds > c.late {
+					t.Errorf("%s: run %+v", c.name, run)
+				}
+			}
+			if !w.settled() {
+				t.Errorf("%s: a message is left in the queue", c.name)
+			}
+		})
+	}
 }
 
 // A server that is killed fires nothing of what it missed.

@@ -39,6 +39,7 @@ func OpenSchedules(ctx context.Context, js jetstream.JetStream) (*Schedules, err
 // Set checks a schedule and puts it in the place of the tenant's earlier one, if there is one: runs that have fired are
 // still made. What [CheckSchedule], or the server, refuses is a [contracts.Rejection], and changes nothing.
 func (s *Schedules) Set(ctx context.Context, schedule contracts.Schedule) (contracts.Schedule, error) {
+	schedule.Cron = plainCron(schedule.Cron)
 	schedule.Version, schedule.UpdatedAt = contracts.ScheduleVersion, time.Now().UTC().Truncate(time.Millisecond)
 	if err := CheckSchedule(schedule); err != nil {
 		return schedule, err
@@ -195,7 +196,7 @@ func NextRuns(s contracts.Schedule, at time.Time, n int) ([]time.Time, error) {
 		if at = table.next(at); at.IsZero() {
 			break
 		}
-		runs = append(runs, at.In(table.spec.Location))
+		runs = append(runs, at.In(table.zone))
 	}
 	return runs, nil
 }

@@ -60,7 +60,7 @@ func TestSchedules(t *testing.T) {
 	}
 
 	// What is refused changes nothing, whoever refuses it.
-	for _, bad := range []contracts.Schedule{schedule("61 * * * *", "UTC"), schedule("@daily", "Mars/Phobos"), schedule("0 2 * * 5", "Africa/Cairo")} {
+	for _, bad := range []contracts.Schedule{schedule("61 * * * *", "UTC"), schedule("@daily", "Mars/Phobos"), schedule("0 2 * * *", "localtime")} {
 		if _, err := schedules.Set(ctx, bad); err == nil {
 			t.Errorf("%s in %s is set", bad.Cron, bad.TimeZone)
 		}

@@ -91,10 +91,14 @@ func (c *Consumer) restoreSchedules(ctx context.Context, there []contracts.Sched
 	})
 }
 
-// findMissed asks for the run that JetStream did not: a server that was killed goes on with the next time. It asks by
-// the same message, so that whoever takes it decides as always, and makes the same job of it should JetStream still ask.
+// findMissed asks for the run that JetStream did not: a server that was killed goes on with the next time, and no server
+// fires for a local time that the clocks skip. It asks by the same message, so that whoever takes it decides as always,
+// and makes the same job of it should JetStream still ask.
 func (c *Consumer) findMissed(ctx context.Context, table timetable) error {
-	due := table.last(time.Now().Add(-c.cfg.ScheduleEvery))
+	due := table.last(time.Now())
+	if !due.IsZero() && table.firedByServer(due) { // which gets an interval to do so
+		due = table.last(time.Now().Add(-c.cfg.ScheduleEvery))
+	}
 	if due.IsZero() || !due.After(table.UpdatedAt) {
 		return nil
 	}

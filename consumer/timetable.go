@@ -3,7 +3,10 @@ package consumer
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 	_ "time/tzdata" // a worker's container need not have time zones
@@ -13,12 +16,23 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// timetable is when a schedule fires. JetStream has its own reading of a schedule, which is the one that counts; it was
-// made of the same library, so that they agree in all that [CheckSchedule] lets pass. In both a local time that is
-// skipped when the clocks go forward does not fire that day, and one that comes twice fires twice.
+// timetable is when a schedule has its runs. A cron names local times, and clocks change: where they go forward some local
+// times do not come, and where they go back some come twice.
+//
+//   - A cron that names hours, such as "0 2 * * *", has one run for each local time that it names, on every local day that
+//     it names. A time that does not come has its run at the first instant after it, together with the other times that
+//     do not come then. A time that comes twice has its run when it comes first.
+//   - A cron for every hour, such as "*/15 * * * *", goes by elapsed time: it runs whenever a clock on the wall shows a
+//     time that it names, also where the hour comes a second time, and nothing is made up for an hour that does not come.
+//
+// JetStream fires the messages, and reads a cron otherwise: no local time that does not come, every one that comes twice,
+// and, in zones whose clocks change at midnight, some days wrong. What it leaves out the fleet asks for, see
+// [Consumer.findMissed]. What it fires too much makes the job of the run before, see [timetable.fired], which has ended.
 type timetable struct {
 	contracts.Schedule
-	spec *cron.SpecSchedule
+	spec *cron.SpecSchedule // as JetStream reads it
+	wall *cron.SpecSchedule // the same on a clock that never changes: local times, written as if they were UTC
+	zone *time.Location
 }
 
 var cronParser = cron.NewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
@@ -44,19 +58,97 @@ func readTimetable(s contracts.Schedule) (timetable, error) {
 	}
 	parsed, err := cronParser.Parse(s.Cron)
 	if err != nil {
-		return timetable{}, contracts.Reject(contracts.InvalidRequest, "cron %.80q: %w", s.Cron, err)
+		return timetable{}, contracts.Reject(contracts.InvalidRequest, "cron %.80q: %s%w", s.Cron, wrongField(s.Cron), err)
 	}
 	spec, ok := parsed.(*cron.SpecSchedule)
 	if !ok {
 		return timetable{}, contracts.Reject(contracts.InvalidRequest, "cron %.80q is an interval, which has no times of its own", s.Cron)
 	}
-	spec.Location = zone
-	return timetable{s, spec}, nil
+	wall := *spec
+	spec.Location, wall.Location = zone, time.UTC
+	return timetable{s, spec, &wall, zone}, nil
 }
 
-// CheckSchedule says what is wrong with a schedule, before anybody keeps it: that it cannot be read, never fires, fires
-// too often, or that JetStream would read it otherwise than we do. The error is a [contracts.Rejection].
+// cronFields are the fields of a cron, and what each of them takes.
+var cronFields = []struct {
+	name  string
+	field cron.ParseOption
+	takes string
+}{
+	{"second", cron.Second, "0 to 59"},
+	{"minute", cron.Minute, "0 to 59"},
+	{"hour", cron.Hour, "0 to 23"},
+	{"day of the month", cron.Dom, "1 to 31"},
+	{"month", cron.Month, "1 to 12, or JAN to DEC"},
+	{"day of the week", cron.Dow, "0 to 6, or SUN to SAT"},
+}
+
+// wrongField names the first field of a cron that cannot be read, and says what it takes. It is the beginning of a sentence,
+// or empty.
+func wrongField(pattern string) string {
+	texts, fields := strings.Fields(pattern), cronFields
+	if len(texts) < len(fields) {
+		fields = fields[1:]
+	}
+	for i, text := range texts[:min(len(texts), len(fields))] {
+		if _, err := cron.NewParser(fields[i].field).Parse(text); err != nil {
+			return fmt.Sprintf("the %s is %.40q, and takes %s, with lists (1,15), ranges (9-17) and steps (*/6) of these; L, W and # are not known: ", fields[i].name, text, fields[i].takes)
+		}
+	}
+	return ""
+}
+
+// plainCron is a cron as it is kept: single blanks between the fields, and no other day for Sunday than 0, which crontab(5)
+// also calls 7.
+func plainCron(pattern string) string {
+	fields := strings.Fields(pattern)
+	if len(fields) == 5 || len(fields) == 6 {
+		days := &fields[len(fields)-1]
+		items := strings.Split(*days, ",")
+		for i, item := range items {
+			items[i] = plainDays(item)
+		}
+		*days = strings.Join(items, ",")
+	}
+	return strings.Join(fields, " ")
+}
+
+// plainDays writes one item of a list of days of the week without a 7. What it cannot read it leaves as it is.
+func plainDays(item string) string {
+	days, step, stepped := strings.Cut(item, "/")
+	first, last, isRange := strings.Cut(days, "-")
+	if !isRange {
+		if first == "7" && !stepped {
+			return "0"
+		}
+		return item
+	}
+	from, err := strconv.Atoi(first)
+	if at := slices.Index([]string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}, strings.ToLower(first)); at >= 0 {
+		from, err = at, nil
+	}
+	every := 1
+	if stepped && err == nil {
+		every, err = strconv.Atoi(step)
+	}
+	if err != nil || from < 1 || from > 7 || every < 1 || last != "7" && !strings.EqualFold(last, "sun") {
+		return item
+	}
+	var plain []string
+	for day := from; day <= 7; day += every {
+		plain = append(plain, strconv.Itoa(day%7))
+	}
+	return strings.Join(plain, ",")
+}
+
+// hostZones are names under which a host keeps time zones that are none of the IANA's: on another host they are missing, or
+// other zones.
+var hostZones = regexp.MustCompile(`(?i)^(local|localtime|factory|posixrules|(posix|right|systemv)/.*)$`)
+
+// CheckSchedule says what is wrong with a schedule, before it is kept: that it cannot be read, never fires, fires too
+// often, or names a time zone that is not the same on every host. The error is a [contracts.Rejection].
 func CheckSchedule(s contracts.Schedule) error {
+	s.Cron = plainCron(s.Cron)
 	t, err := readTimetable(s)
 	if err != nil {
 		return err
@@ -65,6 +157,9 @@ func CheckSchedule(s contracts.Schedule) error {
 }
 
 func (t timetable) check(now time.Time) error {
+	if hostZones.MatchString(t.TimeZone) {
+		return contracts.Reject(contracts.InvalidRequest, "time zone %.80q is not the same on every host: it must be an IANA name such as America/Los_Angeles or UTC", t.TimeZone)
+	}
 	at := t.next(now)
 	if at.IsZero() {
 		return contracts.Reject(contracts.InvalidRequest, "cron %.80q names no time in the next five years", t.Cron)
@@ -79,37 +174,13 @@ func (t timetable) check(now time.Time) error {
 		}
 		at = after
 	}
-	// JetStream goes from day to day by midnights. Where the clocks go forward at midnight it loses its way, and leaves
-	// out a run, or makes it an hour early, unless every day is as good as any.
-	if day, missing := t.noMidnight(now); missing && !t.everyDay() {
-		return contracts.Reject(contracts.InvalidRequest,
-			"in time zone %s the clocks go forward at midnight (%s has none), and there NATS misreads a cron that does not fire every day: use a cron such as \"0 2 * * *\", or another time zone such as UTC", t.TimeZone, day.Format(time.DateOnly))
-	}
 	return nil
 }
 
-// noMidnight finds a day without one in the next years.
-func (t timetable) noMidnight(now time.Time) (time.Time, bool) {
-	now = now.In(t.spec.Location)
-	for n := range 5 * 366 {
-		day := time.Date(now.Year(), now.Month(), now.Day()+n, 12, 0, 0, 0, t.spec.Location)
-		if at := time.Date(day.Year(), day.Month(), day.Day(), 0, 0, 0, 0, t.spec.Location); at.Hour() != 0 {
-			return day, true
-		}
-	}
-	return time.Time{}, false
-}
-
-func (t timetable) everyDay() bool {
-	all := func(bits uint64, from, to int) bool {
-		for n := from; n <= to; n++ {
-			if bits&(1<<n) == 0 {
-				return false
-			}
-		}
-		return true
-	}
-	return all(t.spec.Month, 1, 12) && all(t.spec.Dom, 1, 31) && all(t.spec.Dow, 0, 6)
+// everyHour reports whether the cron goes by elapsed time, because it names all hours.
+func (t timetable) everyHour() bool {
+	const all = 1<<24 - 1
+	return t.spec.Hour&all == all
 }
 
 // pattern is the cron as JetStream reads it: with seconds.
@@ -120,16 +191,70 @@ func (t timetable) pattern() string {
 	return "0 " + t.Cron
 }
 
-// next is the first time after at, in UTC; zero when there is none.
+// next is the first run after at, in UTC; zero when there is none in the next years.
+//
+// It goes from one change of the clocks to the next: in between, local time and elapsed time are the same.
 func (t timetable) next(at time.Time) time.Time {
-	next := t.spec.Next(at)
-	if next.IsZero() {
-		return next
+	at = at.Truncate(time.Second).Add(time.Second).In(t.zone)
+	for limit := at.Add(horizon); at.Before(limit); {
+		began, ends := at.ZoneBounds()
+		if !ends.IsZero() && !ends.After(at) { // as the library says on the last day of a leap year, from 2040 on
+			ends = at.Add(24 * time.Hour)
+		}
+		wall := wallOf(at)
+		if skipped := t.changed(began); skipped != 0 && !t.everyHour() {
+			switch before := wallOf(began).Add(-skipped); { // what the clock would have shown at this instant
+			case skipped < 0: // it shows that once more
+				if wall.Before(before) {
+					wall = before
+				}
+			case at.Equal(began):
+				if missing := t.named(before); !missing.IsZero() && missing.Before(wall) {
+					return began.UTC()
+				}
+			}
+		}
+		named := t.named(wall)
+		if named.IsZero() {
+			return time.Time{}
+		}
+		if run := at.Add(named.Sub(wallOf(at))); ends.IsZero() || run.Before(ends) {
+			return run.UTC()
+		}
+		// No local time in between is named, so nothing is missed by going on a day and more before the next one.
+		if at = ends; named.Add(-aDayAndMore).After(ends) {
+			at = named.Add(-aDayAndMore).In(t.zone)
+		}
 	}
-	return next.UTC()
+	return time.Time{}
 }
 
-// last is the latest time that is not after at, in UTC; zero when there is none. The library only looks ahead.
+// aDayAndMore is more than a local time and UTC are ever apart, or clocks change by.
+const aDayAndMore = 50 * time.Hour
+
+// wallOf is what a clock on the wall shows at that instant, written as if it were UTC.
+func wallOf(at time.Time) time.Time {
+	_, offset := at.Zone()
+	return at.UTC().Add(time.Duration(offset) * time.Second)
+}
+
+// changed is by how much the clocks go forward at an instant; negative: they go back. Zero is no instant.
+func (t timetable) changed(at time.Time) time.Duration {
+	if at.IsZero() {
+		return 0
+	}
+	return wallOf(at.In(t.zone)).Sub(wallOf(at.Add(-time.Nanosecond).In(t.zone))).Round(time.Second)
+}
+
+// named is the first local time that the cron names which is not before wall; zero when there is none.
+func (t timetable) named(wall time.Time) time.Time { return t.wall.Next(wall.Add(-time.Nanosecond)) }
+
+// firedByServer reports whether JetStream fires for that run. It does not where the clocks have gone forward over it.
+func (t timetable) firedByServer(run time.Time) bool {
+	return t.spec.Next(run.Add(-time.Second)).Equal(run)
+}
+
+// last is the latest run that is not after at, in UTC; zero when there is none. next only looks ahead.
 func (t timetable) last(at time.Time) time.Time {
 	at = at.Truncate(time.Second)
 	back := func(n int) time.Time { return t.next(at.Add(-time.Duration(n) * time.Second)) }
@@ -146,13 +271,30 @@ func (t timetable) last(at time.Time) time.Time {
 // fired is the time for which a message was published by JetStream, or by whoever asks for a missed run. It depends on
 // nothing but the message, so everybody who sees it makes the same job of it. A server that was stopped over several
 // times fires once when it is back, with the time stamp of then: that is the run of the last of these times. A server
-// that was killed does not even do that.
+// that was killed does not even do that. One that fires for a local time that comes again asks for the run before once
+// more, which is no second run.
 func (t timetable) fired(published time.Time) (time.Time, error) {
 	fired := t.last(published.Add(early))
 	if fired.IsZero() {
 		return fired, contracts.Reject(contracts.InvalidRequest, "cron %.80q names no time before %s", t.Cron, published.UTC().Format(time.RFC3339))
 	}
 	return fired, nil
+}
+
+// muchLater is how long after a run's time a message is no longer the one that JetStream fires for it.
+const muchLater = time.Minute
+
+// setAfter reports whether a message that was published then asks for a run from before the schedule was set: JetStream
+// fires once more for a local time that comes twice, and the schedule was set in between. There is no such run.
+func (t timetable) setAfter(fired, published time.Time) bool {
+	return published.Sub(fired) >= muchLater && fired.Before(t.UpdatedAt)
+}
+
+// firedAgain reports whether JetStream has published a message because a local time has come for the second time: it asks
+// for a run that was asked for before.
+func (t timetable) firedAgain(fired, published time.Time) bool {
+	published = published.Add(early)
+	return published.Sub(fired) >= muchLater && !t.spec.Next(published.Add(-closest)).After(published)
 }
 
 // between are the times after the one and before the other since the schedule was set, the last [contracts.MaxMissed]
@@ -175,7 +317,7 @@ func (t timetable) between(after, before time.Time) (times []time.Time, total in
 // manyTimes is where counting ends.
 const manyTimes = 100_000
 
-// interval is how far apart the times are: the longest gap between two of them that are neighbours, of the week before
+// interval is how far apart the runs are: the longest gap between two of them that are neighbours, of the week before
 // now and the one after it. A cron for office hours has its weekends in it, and one for the first of the month at least
 // the gap around now.
 func (t timetable) interval(now time.Time) (longest time.Duration) {

@@ -32,7 +32,7 @@ so. After an outage one run is made for all that were missed; its outcome names 
 
 type scheduleSetCmd struct {
 	Tenant   string           `arg:"" help:"Name of the tenant."`
-	Cron     string           `required:"" placeholder:"CRON" help:"Minute, hour, day of the month, month and day of the week (0 or SUN to 6 or SAT), as in crontab; or @hourly, @daily, @weekly, @monthly, @yearly. A sixth field before them is the second."`
+	Cron     string           `required:"" placeholder:"CRON" help:"Minute, hour, day of the month, month and day of the week (0, 7 or SUN, to 6 or SAT), as in crontab; or @hourly, @daily, @weekly, @monthly, @yearly. A sixth field before them is the second."`
 	Timezone string           `default:"UTC" placeholder:"ZONE" help:"Where the clock of --cron hangs: an IANA name such as America/Los_Angeles."`
 	Only     contracts.Kind   `enum:"tables,attachments," default:"" help:"Deliver only the tables, or only the attachments."`
 	Format   contracts.Format `enum:"csv.gz,jsonl.gz," default:"" help:"How the rows of a table are written. Default: as the tenant's record says."`
@@ -47,8 +47,11 @@ func (scheduleSetCmd) manual() page {
 Sets a tenant's schedule, in the place of the one before if there is one, and prints its next runs. Runs that are
 under way or in the queue are not touched.
 
-When the clocks go forward, a local time that is skipped has no run that day; when they go back, one that comes
-twice has two. "snapfleet schedule next" shows it. Times outside of 1:00 to 3:00, and UTC, know neither.`,
+A cron that names hours, such as '0 2 * * *', has one run for each local time on each local day that it names. When the
+clocks go forward, a time that is skipped has its run at the first instant after it, within --schedule-every; when
+they go back, a time that comes twice has its run the first time. A cron for every hour, such as '*/15 * * * *', goes by
+elapsed time: it goes on while an hour comes twice, and makes up for none that is skipped. "snapfleet schedule next"
+shows it.`,
 		examples: []example{
 			{"Every night at two in Los Angeles.", "snapfleet schedule set acme --cron='0 2 * * *' --timezone=America/Los_Angeles"},
 			{"The tables alone, every six hours.", "snapfleet schedule set acme --cron='0 */6 * * *' --only=tables"},

@@ -131,6 +131,21 @@ var operatorBugs = []bug{
 		`^TestJobOfAMessageThatFired$`,
 	},
 	{
+		"local time that is skipped has no run", "consumer/timetable.go",
+		`if missing := t.named(before); !missing.IsZero() && missing.Before(wall) {`, `if missing := t.named(before); !missing.IsZero() && missing.After(wall) {`,
+		`^TestClocksThatChange$`,
+	},
+	{
+		"local time that comes twice runs twice", "consumer/timetable.go",
+		`if wall.Before(before) {`, `if wall.After(before) {`,
+		`^TestClocksThatChange$`,
+	},
+	{
+		"run that no server fires is not asked for", "consumer/timekeeper.go",
+		`!due.IsZero() && table.firedByServer(due)`, `!due.IsZero()`,
+		`^TestADayWhoseClocksChangeHasOneRun$`,
+	},
+	{
 		"overdue after one interval", "consumer/timetable.go",
 		`t.interval(now) * 3 / 2`, `t.interval(now)`,
 		`^TestOverdueAfterOneAndAHalfIntervals$`,
