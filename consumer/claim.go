@@ -159,15 +159,11 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 		r.Attempt, r.AttemptID = 0, ""
 		return c.unlessEnded(ctx, m, r.givenUp(t.skip))
 	}
-	if err := req.ValidateAt(m.Published()); err != nil {
+	if err := req.ValidateAt(m.Published()); err != nil { // it would never be too old
 		rejection, _ := contracts.AsRejection(err)
 		return r, c.bury(ctx, m, req.Job, rejection), false
 	}
-	since := req.RequestedAt
-	if m.Published().Before(since) { // a publisher may name a time that lies ahead, and would never be refused
-		since = m.Published()
-	}
-	age := now.Sub(since) - c.pauses.held(req.Tenant, since, now)
+	age := now.Sub(req.RequestedAt) - c.pauses.held(req.Tenant, req.RequestedAt, now)
 	if age > c.cfg.MaxAge {
 		return r, c.bury(ctx, m, req.Job, contracts.Reject(contracts.RequestExpired, "the request is %v old, the limit is %v; pauses do not count", age.Round(time.Second), c.cfg.MaxAge)), false
 	}

@@ -42,7 +42,7 @@ var queueBugs = []bug{
 	},
 	{
 		"a request's age by its publisher's word alone", "consumer/claim.go",
-		`if m.Published().Before(since) {`, `if m == nil {`,
+		`req.ValidateAt(m.Published()); err != nil`, `req.ValidateAt(req.RequestedAt); err != nil`,
 		`^TestRequestFromTheFuture$`,
 	},
 	{
