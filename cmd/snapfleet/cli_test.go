@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,21 +49,86 @@ func TestEveryVerbHasAPageOfTheManual(t *testing.T) {
 	snapfleet(t, nil, "tenant", "--help").want(t, exitOK, "COMMANDS", "set <tenant>")
 }
 
-func TestEveryFlagIsAVariable(t *testing.T) {
+// TestVariables has every variable there is. Flags that say what one call is to do have none: what is left in a shell
+// would change a record, or agree in place of a person.
+func TestVariables(t *testing.T) {
 	t.Parallel()
+	want := strings.Fields(`
+		ACCOUNT ALLOW_ENDPOINT ATTACHMENTS_FETCH ATTACHMENTS_QUERY ATTACHMENTS_REGION ATTACHMENTS_SOURCE ATTEMPTS
+		BUFFERS CHECK_AHEAD CHECK_EVERY CHUNK_SIZE CONNECTIONS CRASHES DATABASES DATABASE_URL DEADLINE FENCE
+		FLEET_CONNECTIONS GRACE HEARTBEAT LEVEL LISTEN LOCK_TIMEOUT LOG_FORMAT LOG_LEVEL MAX_AGE MAX_PARTS
+		MEASURE_EVERY NAME NATS_CA NATS_CREDS NATS_DOMAIN NATS_INBOX NATS_NKEY NATS_URL NO_CHECKSUM OBSERVE
+		PART_SIZE PER_TENANT REPLICA_URL RETRY_BASE RETRY_MAX SCHEDULE_EVERY SESSION_DURATION SLOTS STALL
+		SWEEP_AFTER SWEEP_AGAIN SWEEP_EVERY TENANT_METRICS TIMEOUT TRUST_CHECK WEBHOOK_CA WEBHOOK_SECRET_FILE WEBHOOK_SOURCE
+		WEBHOOK_TIMEOUT WEBHOOK_URL`)
+	found := map[string]bool{}
 	for _, node := range verbs(t) {
 		for _, f := range node.Flags {
 			if f.Name == "help" {
 				continue
 			}
-			want := "SNAPFLEET_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-			if len(f.Envs) != 1 || f.Envs[0] != want {
-				t.Errorf("%s --%s: variables %v, want %s", node.Path(), f.Name, f.Envs, want)
+			name := strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+			switch {
+			case len(f.Envs) == 0 && node.Name == "worker":
+				t.Errorf("%s --%s has no variable", node.Path(), f.Name)
+			case len(f.Envs) > 1 || len(f.Envs) == 1 && f.Envs[0] != "SNAPFLEET_"+name:
+				t.Errorf("%s --%s: variables %v, want SNAPFLEET_%s", node.Path(), f.Name, f.Envs, name)
+			case len(f.Envs) == 1:
+				found[name] = true
 			}
 			if f.Help == "" || !strings.HasSuffix(f.Help, ".") {
 				t.Errorf("%s --%s: help %q is no sentence", node.Path(), f.Name, f.Help)
 			}
 		}
+	}
+	if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, want) {
+		t.Errorf("the variables are\n%q, want\n%q", got, want)
+	}
+}
+
+// TestUnknownVariableIsTold: a misspelt variable is warned of once, with what was probably meant and without its value.
+func TestUnknownVariableIsTold(t *testing.T) {
+	t.Parallel()
+	for variable, want := range map[string]string{
+		"SNAPFLEET_SLOT=s3cr3t":                 "did you mean SNAPFLEET_SLOTS?",
+		"SNAPFLEET_DATABSE_URL=s3cr3t":          "did you mean SNAPFLEET_DATABASE_URL?",
+		"SNAPFLEET_WEBHOOK_SECRT=s3cr3t":        "did you mean SNAPFLEET_WEBHOOK_SECRET?",
+		"SNAPFLEET_FORMAT=jsonl.gz":             "give --format on the command line",
+		"SNAPFLEET_YES=1":                       "give --yes on the command line",
+		"SNAPFLEET_BUCKET=theirs":               "give --bucket on the command line",
+		"SNAPFLEET_WHATEVER_IT_IS=1":            "see `snapfleet worker --help`",
+		"SNAPFLEET_SLOTS=2":                     "",
+		"SNAPFLEET_WEBHOOK_SECRET=x":            "",
+		"SNAPFLEET_SERVICE_HOST=10.0.0.1":       "",
+		"SNAPFLEET_PORT=tcp://10.0.0.1:9090":    "",
+		"SNAPFLEET_PORT_9090_TCP_ADDR=10.0.0.1": "",
+		"SNAPFLEET_METRICS_SERVICE_PORT_HTTP=1": "",
+		"SNAPFLEET_WORKER_NKEY=U":               "",
+		"SNAPFLEETS=1":                          "",
+		"PGHOST=x":                              "",
+	} {
+		got := unknownVariables(newParser(new(cli), &console{}).Model, []string{variable})
+		name, value, _ := strings.Cut(variable, "=")
+		switch {
+		case want == "" && len(got) > 0, want != "" && (len(got) != 1 || !strings.Contains(got[0], name) || !strings.HasSuffix(got[0], want)):
+			t.Errorf("%s: %q, want %q", variable, got, want)
+		case want != "" && strings.Contains(got[0], "s3cr3t"):
+			t.Errorf("%q has the value %q", got, value)
+		}
+	}
+	r := snapfleet(t, []string{"SNAPFLEET_SLOT=4", "SNAPFLEET_FORMAT=jsonl.gz"}, "version")
+	r.want(t, exitOK, "SNAPFLEET_SLOT", "SNAPFLEET_FORMAT")
+	if n := strings.Count(r.err, "warning:"); n != 2 || strings.Contains(r.out, "SNAPFLEET") {
+		t.Errorf("%d warnings:\n%s", n, r)
+	}
+	r = snapfleet(t, []string{"SNAPFLEET_SLOT=4"}, "worker", "--log-format=json", "--listen=")
+	for line := range strings.Lines(r.err) {
+		if strings.Contains(line, "SNAPFLEET_SLOT") && !strings.HasPrefix(line, `{"level":"warn"`) {
+			t.Errorf("not of the log: %s", line)
+		}
+	}
+	if strings.Count(r.err, "SNAPFLEET_SLOT\\\" is no variable") != 1 {
+		t.Error(r)
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"net/url"
 	"os"
 	"os/user"
+	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,8 +25,9 @@ import (
 	"github.com/snapfleet/snapfleet/exporter"
 )
 
-// This file is the only one that reads flags and the environment. Every flag --some-name is also the
-// variable SNAPFLEET_SOME_NAME; the flag wins. PG*, AWS_* and OTEL_* are read by pgx, the AWS SDK and
+// This file is the only one that reads flags and the environment. Flags that say where servers are
+// and how a worker works have a variable each, SNAPFLEET_SOME_NAME for --some-name; the flag wins. Flags that say what one
+// call is to do have none: what is left in a shell must not change a record, nor agree in place of a person. PG*, AWS_* and OTEL_* are read by pgx, the AWS SDK and
 // the OpenTelemetry SDK, which own them.
 
 // envPrefix begins the name of every variable of ours.
@@ -62,12 +65,12 @@ type cli struct {
 
 // natsFlags say where NATS is and who we are there.
 type natsFlags struct {
-	NATSURL    string `name:"nats-url" group:"nats" default:"${nats_url}" placeholder:"URL" help:"NATS servers, separated by commas."`
-	NATSCreds  string `name:"nats-creds" group:"nats" type:"path" placeholder:"FILE" help:"Credentials file (JWT and seed) to log in to NATS with."`
-	NATSNKey   string `name:"nats-nkey" group:"nats" type:"path" placeholder:"FILE" help:"File with the seed of an NKey to log in to NATS with, where the server's configuration knows users by their public keys: see deploy/nats."`
-	NATSInbox  string `name:"nats-inbox" group:"nats" default:"_INBOX" placeholder:"PREFIX" help:"Subjects on which answers are heard begin with this. Users of one account who may not hear each other's answers have one each: see deploy/nats."`
-	NATSDomain string `name:"nats-domain" group:"nats" placeholder:"NAME" help:"Domain of the JetStream that holds the streams, where it is not this account's own: see deploy/nats."`
-	NATSCA     string `name:"nats-ca" group:"nats" type:"path" placeholder:"FILE" help:"PEM file with the authority that signed the NATS servers' certificates. Default: the system's authorities."`
+	NATSURL    string `name:"nats-url" group:"nats" default:"${nats_url}" placeholder:"URL" env:"SNAPFLEET_NATS_URL" help:"NATS servers, separated by commas."`
+	NATSCreds  string `name:"nats-creds" group:"nats" type:"path" placeholder:"FILE" env:"SNAPFLEET_NATS_CREDS" help:"Credentials file (JWT and seed) to log in to NATS with."`
+	NATSNKey   string `name:"nats-nkey" group:"nats" type:"path" placeholder:"FILE" env:"SNAPFLEET_NATS_NKEY" help:"File with the seed of an NKey to log in to NATS with, where the server's configuration knows users by their public keys: see deploy/nats."`
+	NATSInbox  string `name:"nats-inbox" group:"nats" default:"_INBOX" placeholder:"PREFIX" env:"SNAPFLEET_NATS_INBOX" help:"Subjects on which answers are heard begin with this. Users of one account who may not hear each other's answers have one each: see deploy/nats."`
+	NATSDomain string `name:"nats-domain" group:"nats" placeholder:"NAME" env:"SNAPFLEET_NATS_DOMAIN" help:"Domain of the JetStream that holds the streams, where it is not this account's own: see deploy/nats."`
+	NATSCA     string `name:"nats-ca" group:"nats" type:"path" placeholder:"FILE" env:"SNAPFLEET_NATS_CA" help:"PEM file with the authority that signed the NATS servers' certificates. Default: the system's authorities."`
 }
 
 // connect dials NATS once: an operator's verb that cannot reach it says so at once, and a worker is
@@ -115,7 +118,7 @@ func (f natsFlags) connect(name string) (*nats.Conn, error) {
 // verbFlags are those of the verbs that ask NATS something.
 type verbFlags struct {
 	natsFlags
-	Timeout time.Duration `group:"nats" default:"30s" help:"How long to wait for NATS. Following a job, a question to a worker and a download have limits of their own. 0: for ever."`
+	Timeout time.Duration `group:"nats" default:"30s" env:"SNAPFLEET_TIMEOUT" help:"How long to wait for NATS. Following a job, a question to a worker and a download have limits of their own. 0: for ever."`
 }
 
 // jetStream dials, and from then on ctx, a verb's, ends when NATS does not answer in time, or refuses a right.
@@ -153,7 +156,7 @@ func databaseVariable(name string) string { return os.Getenv(name) }
 
 // databaseFlags say which PostgreSQL is read.
 type databaseFlags struct {
-	DatabaseURL string `name:"database-url" group:"postgres" placeholder:"URL" help:"PostgreSQL to read: a postgres:// URL or libpq's key=value string. What it leaves out comes from the PG* variables (PGHOST, PGUSER, PGPASSWORD, PGSSLMODE ...) and ~/.pgpass. {tenant} in the user stands for the tenant's name: see deploy/database.md. Prefer the variable to the flag: other users of the machine can read command lines."`
+	DatabaseURL string `name:"database-url" group:"postgres" placeholder:"URL" env:"SNAPFLEET_DATABASE_URL" help:"PostgreSQL to read: a postgres:// URL or libpq's key=value string. What it leaves out comes from the PG* variables (PGHOST, PGUSER, PGPASSWORD, PGSSLMODE ...) and ~/.pgpass. {tenant} in the user stands for the tenant's name: see deploy/database.md. Prefer the variable to the flag: other users of the machine can read command lines."`
 }
 
 // config parses the URL. The error never holds it.
@@ -170,22 +173,22 @@ func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 
 // databasesFlags say which PostgreSQL servers a worker reads besides.
 type databasesFlags struct {
-	ReplicaURL string `name:"replica-url" group:"postgres" placeholder:"URL" help:"Hot standby of --database-url, to read in its place. The primary is read when it cannot be read, or has ended two attempts of a job."`
-	Databases  string `group:"postgres" type:"path" placeholder:"FILE" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; the help page shows one. It holds logins: nobody else should be able to read it."`
+	ReplicaURL string `name:"replica-url" group:"postgres" placeholder:"URL" env:"SNAPFLEET_REPLICA_URL" help:"Hot standby of --database-url, to read in its place. The primary is read when it cannot be read, or has ended two attempts of a job."`
+	Databases  string `group:"postgres" type:"path" placeholder:"FILE" env:"SNAPFLEET_DATABASES" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; the help page shows one. It holds logins: nobody else should be able to read it."`
 }
 
 // readFlags are how a database is read. They are [exporter.Config], field by field.
 type readFlags struct {
-	Connections      int           `group:"postgres" default:"4" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. They come with the work: a small tenant needs none."`
-	FleetConnections int           `group:"postgres" default:"20" help:"Connections that the whole fleet reads one database server with, a replica being one of its own, as far as its workers are told the same; --databases may say otherwise for each. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
-	ChunkSize        byteSize      `group:"postgres" default:"16MiB" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
-	Level            int           `group:"postgres" default:"2" help:"Deflate level, 1 to 9. With 1 the files grow by 2 to 8 %, with 6 they take two to three times as long."`
-	LockTimeout      time.Duration `group:"postgres" default:"10s" help:"How long to wait for a table that somebody alters before the attempt is put off."`
+	Connections      int           `group:"postgres" default:"4" env:"SNAPFLEET_CONNECTIONS" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. They come with the work: a small tenant needs none."`
+	FleetConnections int           `group:"postgres" default:"20" env:"SNAPFLEET_FLEET_CONNECTIONS" help:"Connections that the whole fleet reads one database server with, a replica being one of its own, as far as its workers are told the same; --databases may say otherwise for each. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
+	ChunkSize        byteSize      `group:"postgres" default:"16MiB" env:"SNAPFLEET_CHUNK_SIZE" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
+	Level            int           `group:"postgres" default:"2" env:"SNAPFLEET_LEVEL" help:"Deflate level, 1 to 9. With 1 the files grow by 2 to 8 %, with 6 they take two to three times as long."`
+	LockTimeout      time.Duration `group:"postgres" default:"10s" env:"SNAPFLEET_LOCK_TIMEOUT" help:"How long to wait for a table that somebody alters before the attempt is put off."`
 
-	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag; and created_at where tenants leave out old attachments. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
-	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix stands for the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
-	AttachmentsRegion string       `group:"attachments" placeholder:"REGION" help:"Region of these buckets. Default: AWS_REGION."`
-	AttachmentsFetch  int          `group:"attachments" default:"8" help:"Attachments that are fetched at once."`
+	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" env:"SNAPFLEET_ATTACHMENTS_QUERY" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag; and created_at where tenants leave out old attachments. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
+	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" env:"SNAPFLEET_ATTACHMENTS_SOURCE" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix stands for the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
+	AttachmentsRegion string       `group:"attachments" placeholder:"REGION" env:"SNAPFLEET_ATTACHMENTS_REGION" help:"Region of these buckets. Default: AWS_REGION."`
+	AttachmentsFetch  int          `group:"attachments" default:"8" env:"SNAPFLEET_ATTACHMENTS_FETCH" help:"Attachments that are fetched at once."`
 }
 
 func (f readFlags) config() (exporter.Config, error) {
@@ -223,61 +226,61 @@ func (s *sourceFlag) UnmarshalText(text []byte) error {
 
 // writeFlags are how volumes are cut into parts. They are [uploader.Config], as far as it is everybody's.
 type writeFlags struct {
-	PartSize byteSize `group:"s3" default:"16MiB" help:"Size of an S3 part, a multiple of 512 bytes, 5MiB to 5GiB. A volume has at most --max-parts of them."`
-	Buffers  int      `group:"s3" default:"5" help:"Parts that one job holds in memory, at least 3. A worker's memory is about slots x buffers x part size."`
+	PartSize byteSize `group:"s3" default:"16MiB" env:"SNAPFLEET_PART_SIZE" help:"Size of an S3 part, a multiple of 512 bytes, 5MiB to 5GiB. A volume has at most --max-parts of them."`
+	Buffers  int      `group:"s3" default:"5" env:"SNAPFLEET_BUFFERS" help:"Parts that one job holds in memory, at least 3. A worker's memory is about slots x buffers x part size."`
 }
 
 // workerCmd is the worker's configuration: this struct is its manual.
 type workerCmd struct {
-	Name      string        `group:"work" placeholder:"NAME" help:"This worker's name in records and logs. Default: the host's name."`
-	Slots     int           `group:"work" default:"2" help:"Jobs that are worked on at once."`
-	PerTenant int           `group:"work" default:"2" help:"Jobs of one tenant that the whole fleet works on at once, more or less. One tenant never has a worker's last free slot."`
-	Grace     time.Duration `group:"work" default:"10m" help:"How long jobs under way may go on after SIGTERM, before they are given back to the queue. Whatever stops the process must allow a little more."`
-	Attempts  int           `group:"work" default:"8" help:"How often a job may end in an error before it is given up."`
-	Crashes   int           `group:"work" default:"20" help:"How often a worker may go silent over one job before it is given up."`
-	Deadline  time.Duration `group:"work" default:"72h" help:"Time after which a job is given up, counted from its first attempt."`
-	MaxAge    time.Duration `group:"work" default:"168h" help:"Age at which a request that nobody has begun is refused."`
-	Stall     time.Duration `group:"work" default:"10m" help:"Time without a single byte of progress after which an attempt is ended."`
+	Name      string        `group:"work" placeholder:"NAME" env:"SNAPFLEET_NAME" help:"This worker's name in records and logs. Default: the host's name."`
+	Slots     int           `group:"work" default:"2" env:"SNAPFLEET_SLOTS" help:"Jobs that are worked on at once."`
+	PerTenant int           `group:"work" default:"2" env:"SNAPFLEET_PER_TENANT" help:"Jobs of one tenant that the whole fleet works on at once, more or less. One tenant never has a worker's last free slot."`
+	Grace     time.Duration `group:"work" default:"10m" env:"SNAPFLEET_GRACE" help:"How long jobs under way may go on after SIGTERM, before they are given back to the queue. Whatever stops the process must allow a little more."`
+	Attempts  int           `group:"work" default:"8" env:"SNAPFLEET_ATTEMPTS" help:"How often a job may end in an error before it is given up."`
+	Crashes   int           `group:"work" default:"20" env:"SNAPFLEET_CRASHES" help:"How often a worker may go silent over one job before it is given up."`
+	Deadline  time.Duration `group:"work" default:"72h" env:"SNAPFLEET_DEADLINE" help:"Time after which a job is given up, counted from its first attempt."`
+	MaxAge    time.Duration `group:"work" default:"168h" env:"SNAPFLEET_MAX_AGE" help:"Age at which a request that nobody has begun is refused."`
+	Stall     time.Duration `group:"work" default:"10m" env:"SNAPFLEET_STALL" help:"Time without a single byte of progress after which an attempt is ended."`
 
-	RetryBase time.Duration `group:"work" default:"30s" help:"Bound of the random delay before the first retry, doubled for each one after it."`
-	RetryMax  time.Duration `group:"work" default:"1h" help:"Most that this bound grows to."`
+	RetryBase time.Duration `group:"work" default:"30s" env:"SNAPFLEET_RETRY_BASE" help:"Bound of the random delay before the first retry, doubled for each one after it."`
+	RetryMax  time.Duration `group:"work" default:"1h" env:"SNAPFLEET_RETRY_MAX" help:"Most that this bound grows to."`
 
-	Heartbeat time.Duration `group:"lease" default:"10s" help:"How often a worker renews its hold on a job. Twice this must be less than --fence."`
-	Fence     time.Duration `group:"lease" default:"30s" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
-	Observe   time.Duration `group:"lease" default:"1m" help:"How long a job's record must stand still before another worker takes over. No more than the queue's ack wait."`
+	Heartbeat time.Duration `group:"lease" default:"10s" env:"SNAPFLEET_HEARTBEAT" help:"How often a worker renews its hold on a job. Twice this must be less than --fence."`
+	Fence     time.Duration `group:"lease" default:"30s" env:"SNAPFLEET_FENCE" help:"Time without a renewal after which a worker stops by itself. Must be less than --observe."`
+	Observe   time.Duration `group:"lease" default:"1m" env:"SNAPFLEET_OBSERVE" help:"How long a job's record must stand still before another worker takes over. No more than the queue's ack wait."`
 
-	SweepEvery    time.Duration `group:"round" default:"5m" help:"How often the fleet looks for uploads that ended jobs have left behind."`
-	SweepAfter    time.Duration `group:"round" default:"15m" help:"How long after its end a job is looked after for the first time."`
-	SweepAgain    time.Duration `group:"round" default:"24h" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
-	CheckEvery    time.Duration `group:"round" default:"24h" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
-	CheckAhead    time.Duration `group:"round" default:"12h" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
-	ScheduleEvery time.Duration `group:"round" default:"1m" help:"How often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose deliveries are overdue."`
+	SweepEvery    time.Duration `group:"round" default:"5m" env:"SNAPFLEET_SWEEP_EVERY" help:"How often the fleet looks for uploads that ended jobs have left behind."`
+	SweepAfter    time.Duration `group:"round" default:"15m" env:"SNAPFLEET_SWEEP_AFTER" help:"How long after its end a job is looked after for the first time."`
+	SweepAgain    time.Duration `group:"round" default:"24h" env:"SNAPFLEET_SWEEP_AGAIN" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
+	CheckEvery    time.Duration `group:"round" default:"24h" env:"SNAPFLEET_CHECK_EVERY" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
+	CheckAhead    time.Duration `group:"round" default:"12h" env:"SNAPFLEET_CHECK_AHEAD" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
+	ScheduleEvery time.Duration `group:"round" default:"1m" env:"SNAPFLEET_SCHEDULE_EVERY" help:"How often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose deliveries are overdue."`
 
 	databaseFlags
 	databasesFlags
 	readFlags
 	writeFlags
-	MaxParts        int           `group:"s3" default:"10000" help:"Parts that the store takes for one object."`
-	AllowEndpoint   []string      `group:"s3" sep:"," placeholder:"URL" help:"S3 endpoint other than AWS that a tenant's record may name, exactly as it names it."`
-	NoChecksum      bool          `group:"s3" help:"Leave CRC64NVME out of requests, for stores that do not know it."`
-	SessionDuration time.Duration `group:"s3" default:"1h" help:"How long assumed credentials live. They are refreshed in time. Not more than 1h when the worker's own credentials are a role's."`
-	TrustCheck      time.Duration `group:"s3" default:"24h" help:"How often a customer's role is asked to let us in without its external ID, which it must refuse. Negative: never."`
+	MaxParts        int           `group:"s3" default:"10000" env:"SNAPFLEET_MAX_PARTS" help:"Parts that the store takes for one object."`
+	AllowEndpoint   []string      `group:"s3" sep:"," placeholder:"URL" env:"SNAPFLEET_ALLOW_ENDPOINT" help:"S3 endpoint other than AWS that a tenant's record may name, exactly as it names it."`
+	NoChecksum      bool          `group:"s3" env:"SNAPFLEET_NO_CHECKSUM" help:"Leave CRC64NVME out of requests, for stores that do not know it."`
+	SessionDuration time.Duration `group:"s3" default:"1h" env:"SNAPFLEET_SESSION_DURATION" help:"How long assumed credentials live. They are refreshed in time. Not more than 1h when the worker's own credentials are a role's."`
+	TrustCheck      time.Duration `group:"s3" default:"24h" env:"SNAPFLEET_TRUST_CHECK" help:"How often a customer's role is asked to let us in without its external ID, which it must refuse. Negative: never."`
 
 	webhookFlags
 	natsFlags
 	logFlags
-	Listen        string        `group:"observe" default:":8080" placeholder:"ADDRESS" help:"Address of /metrics, /healthz and /readyz. Empty: none."`
-	MeasureEvery  time.Duration `group:"observe" default:"30s" help:"How often one worker of the fleet measures the queue, for the metrics that are of the whole fleet."`
-	TenantMetrics int           `group:"observe" default:"0" placeholder:"N" help:"For how many tenants with a schedule, those whose last delivery is oldest, its age is a metric of their own, with the tenant's name as a label; at most 1000."`
+	Listen        string        `group:"observe" default:":8080" placeholder:"ADDRESS" env:"SNAPFLEET_LISTEN" help:"Address of /metrics, /healthz and /readyz. Empty: none."`
+	MeasureEvery  time.Duration `group:"observe" default:"30s" env:"SNAPFLEET_MEASURE_EVERY" help:"How often one worker of the fleet measures the queue, for the metrics that are of the whole fleet."`
+	TenantMetrics int           `group:"observe" default:"0" placeholder:"N" env:"SNAPFLEET_TENANT_METRICS" help:"For how many tenants with a schedule, those whose last delivery is oldest, its age is a metric of their own, with the tenant's name as a label; at most 1000."`
 }
 
 // webhookFlags are where outcomes and notices are posted, and how they are signed.
 type webhookFlags struct {
-	WebhookURL        string        `name:"webhook-url" group:"webhook" placeholder:"URL" help:"Where the fleet posts how jobs ended, and what concerns a tenant, as signed CloudEvents: https, or http on loopback. Empty: nowhere. Give it to all workers or to some; each event is posted by one of them."`
-	WebhookSecretFile string        `group:"webhook" type:"path" placeholder:"FILE" help:"File with the secret that signs, whsec_ and 24 to 64 random bytes in base64; while it is being changed, the old one and the new one, a line each. Or the same in the variable SNAPFLEET_WEBHOOK_SECRET; there is no flag for it, because other users of the machine can read command lines."`
-	WebhookSource     string        `group:"webhook" default:"${webhook_source}" placeholder:"URI" help:"Source of the events, to tell several fleets apart."`
-	WebhookTimeout    time.Duration `group:"webhook" default:"15s" help:"Time that one post may take, 100ms to 1m."`
-	WebhookCA         string        `name:"webhook-ca" group:"webhook" type:"path" placeholder:"FILE" help:"PEM file with the authority that signed the receiver's certificate. Default: the system's authorities."`
+	WebhookURL        string        `name:"webhook-url" group:"webhook" placeholder:"URL" env:"SNAPFLEET_WEBHOOK_URL" help:"Where the fleet posts how jobs ended, and what concerns a tenant, as signed CloudEvents: https, or http on loopback. Empty: nowhere. Give it to all workers or to some; each event is posted by one of them."`
+	WebhookSecretFile string        `group:"webhook" type:"path" placeholder:"FILE" env:"SNAPFLEET_WEBHOOK_SECRET_FILE" help:"File with the secret that signs, whsec_ and 24 to 64 random bytes in base64; while it is being changed, the old one and the new one, a line each. Or the same in the variable SNAPFLEET_WEBHOOK_SECRET; there is no flag for it, because other users of the machine can read command lines."`
+	WebhookSource     string        `group:"webhook" default:"${webhook_source}" placeholder:"URI" env:"SNAPFLEET_WEBHOOK_SOURCE" help:"Source of the events, to tell several fleets apart."`
+	WebhookTimeout    time.Duration `group:"webhook" default:"15s" env:"SNAPFLEET_WEBHOOK_TIMEOUT" help:"Time that one post may take, 100ms to 1m."`
+	WebhookCA         string        `name:"webhook-ca" group:"webhook" type:"path" placeholder:"FILE" env:"SNAPFLEET_WEBHOOK_CA" help:"PEM file with the authority that signed the receiver's certificate. Default: the system's authorities."`
 }
 
 // secretVariable has the webhook's secrets, as a file would.
@@ -324,8 +327,8 @@ func (f webhookFlags) webhook() (*consumer.Webhook, error) {
 
 // logFlags say what a worker writes to stderr.
 type logFlags struct {
-	LogLevel  string `group:"observe" default:"info" enum:"debug,info,warn,error" help:"Least serious event that is logged."`
-	LogFormat string `group:"observe" default:"auto" enum:"auto,json,text" help:"How events are written: json for machines, text for people, auto chooses text on a terminal."`
+	LogLevel  string `group:"observe" default:"info" enum:"debug,info,warn,error" env:"SNAPFLEET_LOG_LEVEL" help:"Least serious event that is logged."`
+	LogFormat string `group:"observe" default:"auto" enum:"auto,json,text" env:"SNAPFLEET_LOG_FORMAT" help:"How events are written: json for machines, text for people, auto chooses text on a terminal."`
 }
 
 // byteSize is a number of bytes, written 64MiB, 1.5GB or 67108864.
@@ -376,6 +379,80 @@ func tracesWanted() bool {
 	return false
 }
 
+// variablesOfOthers begin with our prefix, and are for others: NATS's configuration in deploy/nats, and the variables that
+// Kubernetes makes of a Service called snapfleet.
+var variablesOfOthers = regexp.MustCompile(`^SNAPFLEET_(.*_SERVICE_(HOST|PORT).*|SERVICE_(HOST|PORT).*|(.*_)?PORT(_[0-9]+_(TCP|UDP|SCTP).*)?|.*_PORT_[0-9]+_(TCP|UDP|SCTP).*` +
+	`|(WORKER|OPERATOR|READER|PUBLISHER|BACKUP)_NKEY|NATS_(STORE|NAME|CERT|KEY|ROUTES|ROUTE_CA|ROUTE_CERT|ROUTE_KEY|MAX_FILE)|TEST_.*)$`)
+
+// environmentWarnings are those of the environment of this process.
+func environmentWarnings(model *kong.Application) []string {
+	return unknownVariables(model, os.Environ())
+}
+
+// unknownVariables says of each variable that begins as ours do, and that nothing reads, what was probably meant. It
+// names variables, and never their values.
+func unknownVariables(model *kong.Application, environ []string) (warnings []string) {
+	known, flags := []string{secretVariable}, map[string]string{}
+	var collect func(*kong.Node)
+	collect = func(n *kong.Node) {
+		for _, f := range n.Flags {
+			known = append(known, f.Envs...)
+			flags[envPrefix+"_"+strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))] = "--" + f.Name
+		}
+		for _, child := range n.Children {
+			collect(child)
+		}
+	}
+	collect(model.Node)
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		if !strings.HasPrefix(name, envPrefix+"_") || slices.Contains(known, name) || variablesOfOthers.MatchString(name) {
+			continue
+		}
+		meant := "see `snapfleet worker --help`"
+		if flag, ok := flags[name]; ok {
+			meant = "give " + flag + " on the command line"
+		} else if near := nearest(name, known); near != "" {
+			meant = "did you mean " + near + "?"
+		}
+		warnings = append(warnings, fmt.Sprintf("%.100q is no variable of snapfleet, and is ignored: %s", name, meant))
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// nearest is the name that differs from s in the fewest letters, and in no more than a third of them; else it is empty.
+func nearest(s string, names []string) (best string) {
+	least := (len(s)-len(envPrefix))/3 + 1
+	for _, name := range names {
+		if d := distance(s, name); d < least {
+			best, least = name, d
+		}
+	}
+	return best
+}
+
+// distance is how many letters have to be changed, added or removed to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
 // userName is who runs this, as far as the system knows; empty when it does not.
 func userName() string {
 	u, err := user.Current()
@@ -416,7 +493,6 @@ func kongOptions() []kong.Option {
 		kong.Name("snapfleet"),
 		kong.Description("Deliver a tenant's PostgreSQL data and attachments into the tenant's own S3 bucket."),
 		kong.Vars{"nats_url": nats.DefaultURL, "webhook_source": contracts.EventSource},
-		kong.DefaultEnvars(envPrefix),
 		kong.UsageOnError(),
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "fleet", Title: "The fleet"},

@@ -27,7 +27,8 @@ type console struct {
 	outTTY   bool
 	errTTY   bool
 	colors   bool
-	width    int // columns to write in
+	width    int      // columns to write in
+	warnings []string // of the environment; the verb that logs says them
 }
 
 const (

@@ -267,12 +267,12 @@ func flagMeaning(f *kong.Flag) string {
 }
 
 func (h *helpWriter) environment(p page, node *kong.Node) {
-	if len(node.Flags) <= 1 && len(p.env) == 0 { // only --help
+	if len(p.env) == 0 && !slices.ContainsFunc(node.Flags, func(f *kong.Flag) bool { return len(f.Envs) > 0 }) {
 		return
 	}
 	h.heading("Environment")
-	if len(node.Flags) > 1 {
-		h.wrapped(indent, "Every flag can be given as the variable in brackets behind it; the flag wins.")
+	if slices.ContainsFunc(node.Flags, func(f *kong.Flag) bool { return len(f.Envs) > 0 }) {
+		h.wrapped(indent, "A flag with a variable in brackets behind it can be given as that; the flag wins.")
 	}
 	for _, v := range p.env {
 		h.item(v[0], v[1])
@@ -334,7 +334,7 @@ What arrives:
 		},
 	},
 	env: [][2]string{
-		{"SNAPFLEET_...", "Every flag --some-name can be given as SNAPFLEET_SOME_NAME; the flag wins."},
+		{"SNAPFLEET_...", "Flags for connections, for the worker and for its log: --some-name as SNAPFLEET_SOME_NAME; the flag wins. One that nothing reads is warned of."},
 		envPG, envAWS, envOTEL, envColor,
 	},
 	exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitUnproven, exitJobFailed, exitUnreachable, exitInterrupted},

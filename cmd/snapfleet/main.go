@@ -40,6 +40,12 @@ func run(args []string) int {
 		fmt.Fprintf(c.err, "    try:   %s --help\n", commandOf(err))
 		return exitUsage
 	}
+	c.warnings = environmentWarnings(parser.Model)
+	if parsed.Selected() == nil || parsed.Selected().Name != "worker" { // which logs them
+		for _, w := range c.warnings {
+			fmt.Fprintf(c.err, "snapfleet: warning: %s\n", w)
+		}
+	}
 	verb, patience := withPatience(ctx)
 	parsed.BindTo(verb, (*context.Context)(nil))
 	parsed.Bind(c, signals, parser.Model)

@@ -23,7 +23,7 @@ type policyCmd struct {
 	JSON   bool   `name:"json" help:"Print the policies as one JSON object: trust, permissions, key."`
 	Out    string `type:"path" placeholder:"DIR" help:"Write every document into a folder, or the one that --as names, and print the files' names. No file that says something else is overwritten."`
 
-	Account         string `group:"s3" placeholder:"ACCOUNT" help:"Our own account, 12 digits, which the trust policy lets in. Default: the account of our AWS credentials, as STS says."`
+	Account         string `group:"s3" placeholder:"ACCOUNT" env:"SNAPFLEET_ACCOUNT" help:"Our own account, 12 digits, which the trust policy lets in. Default: the account of our AWS credentials, as STS says."`
 	Bucket          string `group:"s3" placeholder:"NAME" help:"The customer's bucket. Default: the record's."`
 	Region          string `group:"s3" placeholder:"REGION" help:"Region of the bucket, such as eu-central-1. Default: the record's."`
 	CustomerAccount string `group:"s3" placeholder:"ACCOUNT" help:"Account that the role is in, 12 digits. Default: the record's."`

@@ -59,6 +59,9 @@ s3:ListBucket there, too, many attachments take half the requests.
 func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err error) {
 	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may leave; the jobs go on
 	log := w.logger(c.err, c.errTTY)
+	for _, warning := range c.warnings {
+		log.Warn().Msg(warning)
+	}
 	telemetry, err := startTelemetry(ctx, w.name())
 	if err != nil {
 		return err
