@@ -60,7 +60,7 @@ func fullManifest() contracts.Manifest {
 		}},
 		Gaps:     []contracts.Gap{{ID: "a2", Filename: "b.pdf", Reason: "missing"}},
 		Excluded: []string{"view v"},
-		Filter:   contracts.Filtered{ExcludeTables: []string{"audit_*", "stagin"}, Unmatched: []string{"stagin"}, Tables: []string{"audit_log"}, AttachmentsSince: instant, AttachmentsLeftOut: 4},
+		Filter:   contracts.Filtered{ExcludeTables: []string{"audit_*", "stagin"}, Unmatched: []string{"stagin"}, Tables: []string{"audit_log"}, TablesTotal: 2, AttachmentsSince: instant, AttachmentsLeftOut: 4},
 		Volumes: []contracts.Volume{
 			{Name: tables, Kind: contracts.Tables, Size: 10240, CRC64NVME: "rosUhgp5mIM=", Files: 1},
 			{Name: files, Kind: contracts.Attachments, Size: 10240, CRC64NVME: "rosUhgp5mIM=", Files: 1},

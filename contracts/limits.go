@@ -12,7 +12,7 @@ const (
 	MaxAttachments = 100_000
 	// MaxAttachmentBytes is how many bytes the columns of one row of the attachment query have, as text, all together.
 	// A key of S3 has 1,024 at the most.
-	MaxAttachmentBytes = 16 << 10
+	MaxAttachmentBytes = 8 << 10
 	// MaxRelations is how many tables, views and sequences a schema has, and how many pairs of parent and child.
 	MaxRelations = 100_000
 	// MaxColumns is how many columns the tables of a schema have, all together.

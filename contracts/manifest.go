@@ -64,6 +64,8 @@ type Filtered struct {
 	Unmatched []string `json:"unmatched,omitempty"`
 	// Tables are those that a pattern matched, sorted. Partitions are left out with their table, and not named.
 	Tables []string `json:"tables,omitempty"`
+	// TablesTotal is how many they are, when Tables does not name all.
+	TablesTotal int `json:"tables_total,omitempty"`
 	// AttachmentsSince: attachments whose row was created before this instant are left out, and AttachmentsLeftOut is
 	// how many there were. One whose row does not say when it was created is delivered. The attachment table is among
 	// the tables as it is.

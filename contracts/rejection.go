@@ -300,7 +300,7 @@ var advice = map[Code]Advice{
 		Fix:   "leave old attachments out with `snapfleet tenant set --attachments-newer-than`, or let the workers' --attachments-query give fewer rows",
 	},
 	AttachmentTooLong: {
-		Cause: "the columns of one row of the attachment query have 16 KiB at the most, because a worker holds the list in memory",
+		Cause: "the columns of one row of the attachment query have 8 KiB at the most, because a worker holds the list in memory",
 		Fix:   "shorten the row named above; usually its file name, or another of its columns, holds something else",
 	},
 	SchemaTooLarge: {

@@ -71,8 +71,16 @@ func (f *file) key() string      { return f.column(keyColumn) }
 // stored reports whether there is a file to fetch. Rows without one are an integration's, kept elsewhere.
 func (f *file) stored() bool { return f.key() != "" }
 
-// path is where the file is in the archive.
-func (f *file) path() string { return contracts.AttachmentFile(f.id(), f.filename()) }
+// path is where the file is in the archive: as the manifest's id and file name say, which readers compare it with.
+func (f *file) path() string { return contracts.AttachmentFile(asUTF8(f.id()), asUTF8(f.filename())) }
+
+// asUTF8 is s as JSON has it: what is not UTF-8, as in a database without an encoding, is replaced there.
+func asUTF8(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s))
+}
 
 // attachment is the row as the manifest shows it.
 func (f *file) attachment() contracts.Attachment {
@@ -228,8 +236,8 @@ func (s *Snapshot) checkAttachments() error {
 	stored := false
 	for i := range s.files {
 		f := &s.files[i]
-		id := string([]rune(f.id())) // as JSON writes what is not UTF-8
-		folder := path.Dir(contracts.AttachmentFile(f.id(), ""))
+		id := asUTF8(f.id())
+		folder := path.Dir(contracts.AttachmentFile(id, ""))
 		folded := strings.ToLower(folder)
 		switch other, taken := folders[folded]; {
 		case id == "":

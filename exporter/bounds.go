@@ -1,6 +1,9 @@
 package exporter
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
@@ -58,4 +61,29 @@ func tooMany(schema string, n, most int, what string) error {
 		return nil
 	}
 	return contracts.Reject(contracts.SchemaTooLarge, "schema %q has more than %d %s", schema, most, what)
+}
+
+// A manifest names so many relations of a kind that are not in it, and so many in one sentence: whoever reads a manifest
+// in bounded memory has bounds for a sentence, and for all of them.
+const (
+	namesInNote  = 100
+	namesInNotes = 1000
+	leftOutNames = 5000
+)
+
+// notes are sentences that name relations.
+func notes(what string, names []string) (all []string) {
+	more := ""
+	if n := len(names) - namesInNotes; n > 0 {
+		names, more = names[:namesInNotes], fmt.Sprintf(" and %d more", n)
+	}
+	for len(names) > 0 {
+		n := min(namesInNote, len(names))
+		all = append(all, what+strings.Join(names[:n], ", "))
+		names = names[n:]
+	}
+	if more != "" {
+		all[len(all)-1] += more
+	}
+	return all
 }

@@ -1,8 +1,10 @@
 package exporter
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,20 +28,20 @@ func TestAttachmentRowsAreBounded(t *testing.T) {
 			contracts.AttachmentTooLong, `row 1 of the attachment query, which begins with "xxx`,
 		},
 		{
-			"long file name", `INSERT INTO file_attachments (id, filename) VALUES ('long', repeat('x', 16 * 1024))`,
-			contracts.AttachmentTooLong, `attachment "long" has 16388 bytes in its columns`,
+			"long file name", `INSERT INTO file_attachments (id, filename) VALUES ('long', repeat('x', 8 * 1024))`,
+			contracts.AttachmentTooLong, `attachment "long" has 8196 bytes in its columns`,
 		},
 		{
-			"long in all columns", `INSERT INTO file_attachments (id, filename, content_type) VALUES ('sum', repeat('x', 9000), repeat('y', 9000))`,
-			contracts.AttachmentTooLong, `attachment "sum" has 18003 bytes`,
+			"long in all columns", `INSERT INTO file_attachments (id, filename, content_type) VALUES ('sum', repeat('x', 5000), repeat('y', 5000))`,
+			contracts.AttachmentTooLong, `attachment "sum" has 10003 bytes`,
 		},
 		{
 			"many rows", `INSERT INTO file_attachments (id) SELECT generate_series(1, 100001)`,
 			contracts.TooManyAttachments, "more than 100000 rows",
 		},
 		{
-			"much text", `INSERT INTO file_attachments (id, filename) SELECT g, repeat('x', 12000) FROM generate_series(1, 9000) g`,
-			contracts.ManifestTooLarge, "9000 attachments",
+			"much text", `INSERT INTO file_attachments (id, filename) SELECT g, repeat('x', 8000) FROM generate_series(1, 13000) g`,
+			contracts.ManifestTooLarge, "13000 attachments",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -232,5 +234,66 @@ func TestPatternsOfAFilter(t *testing.T) {
 	c := tn.openAs(a, Config{}).Contents()
 	if got := fmt.Sprint(c.Filter.Tables, c.Filter.Unmatched); got != "[audit_2024/q1 one,two] [stagin Keep events_1]" {
 		t.Errorf("left out, and unmatched: %s", got)
+	}
+}
+
+// TestNotesAreBounded: what readers read sentence by sentence is not one of a megabyte.
+func TestNotesAreBounded(t *testing.T) {
+	t.Parallel()
+	name := strings.Repeat("\x01", 63)
+	for n, sentences := range map[int]int{0: 0, 1: 1, 100: 1, 101: 2, 1000: 10, 5000: 10} {
+		got := notes("what: ", slices.Repeat([]string{name}, n))
+		if len(got) != sentences {
+			t.Errorf("%d names are %d sentences", n, len(got))
+		}
+		for _, s := range got {
+			if !strings.HasPrefix(s, "what: ") || contracts.JSONBytes(s) > 64<<10 {
+				t.Errorf("%d names: a sentence of %d bytes", n, contracts.JSONBytes(s))
+			}
+		}
+		if n > 1000 && !strings.HasSuffix(got[9], " and 4000 more") {
+			t.Errorf("%.80q", got[9])
+		}
+	}
+	if most := 6 * contracts.MaxAttachmentBytes; most > 64<<10 {
+		t.Errorf("a text of an attachment may have %d bytes in JSON", most)
+	}
+}
+
+// TestManifestCanBeReadBack: what the limits allow, the reader of summaries takes.
+func TestManifestCanBeReadBack(t *testing.T) {
+	t.Parallel()
+	f := newFiles(t)
+	f.exec(`INSERT INTO file_attachments (id, filename) VALUES ('odd', repeat(E'\x01', 8000))`,
+		`DO $$ BEGIN FOR i IN 1 .. 1500 LOOP EXECUTE format('CREATE SEQUENCE acme.%I', 's' || repeat('x', 50) || i); END LOOP; END $$`)
+	s, err := f.try(t.Context())
+	must(t, err)
+	defer s.Close()
+	c := s.Contents()
+	data, err := contracts.Manifest{Version: 1, Tenant: "acme", Job: "j", Tables: c.Tables, Attachments: c.Attachments, Excluded: c.Excluded}.Encode()
+	must(t, err)
+	if _, err := contracts.ReadManifestSummary(bytes.NewReader(data)); err != nil {
+		t.Error(err)
+	}
+	if note := strings.Join(c.Excluded, ""); !strings.Contains(note, "and 500 more") {
+		t.Errorf("%.200q", note)
+	}
+}
+
+// TestAttachmentQueriesThatMissTheSchema: a query that cannot be right for any tenant is refused at the start.
+func TestAttachmentQueriesThatMissTheSchema(t *testing.T) {
+	t.Parallel()
+	for query, wrong := range map[string]bool{
+		"":                      false,
+		DefaultAttachmentsQuery: false,
+		"SELECT 1 FROM {schema}.a, {schema}.b WHERE x #>> '{a,b}' = 'c'": false,
+		"SELECT 1 FROM {shema}.a":                          true,
+		"SELECT 1 FROM public.a":                           true,
+		"SELECT 1 FROM public.a WHERE tenant = '{schema}'": true,
+		`SELECT 1 FROM {schema}.a, "{schema}".b`:           true,
+	} {
+		if err := (Config{Attachments: Attachments{Query: query}}).Validate(); (err != nil) != wrong {
+			t.Errorf("%s: %v", query, err)
+		}
 	}
 }

@@ -523,23 +523,32 @@ func (c *catalog) excluded() []string {
 				names = append(names, r.name)
 			}
 		}
-		if len(names) > 0 {
-			excluded = append(excluded, k.what+strings.Join(names, ", "))
-		}
+		excluded = append(excluded, notes(k.what, names)...)
 	}
+	var code, exposed, foreign []string
 	for _, r := range c.tables() {
 		switch {
 		case !slices.ContainsFunc(r.columns, func(c column) bool { return c.Generated }):
 		case r.code:
-			excluded = append(excluded, "generated columns of a table with an index, statistics or a partition key that call a function: "+r.name)
+			code = append(code, r.name)
 		case r.exposed:
-			excluded = append(excluded, "generated columns of a table whose owner could run code with the rights of the exporter's login: "+r.name)
+			exposed = append(exposed, r.name)
 		}
 	}
 	for _, r := range c.relations {
 		if r.foreignSub && !c.out[r.oid] {
-			excluded = append(excluded, "the rows of a partition that is a foreign table: "+r.name)
+			foreign = append(foreign, r.name)
 		}
+	}
+	for _, n := range []struct {
+		what  string
+		names []string
+	}{
+		{"generated columns of a table with an index, statistics or a partition key that call a function: ", code},
+		{"generated columns of a table whose owner could run code with the rights of the exporter's login: ", exposed},
+		{"the rows of a partition that is a foreign table: ", foreign},
+	} {
+		excluded = append(excluded, notes(n.what, n.names)...)
 	}
 	return excluded
 }

@@ -115,8 +115,29 @@ func (c Config) Validate() error {
 			return fmt.Errorf("attachments source %q/%q: a bucket and a prefix that ends in a slash are needed", s.Bucket, s.Prefix)
 		}
 	}
+	if err := c.Attachments.validate(); err != nil {
+		return err
+	}
 	if c.Level < 0 || c.Level > 9 {
 		return fmt.Errorf("deflate level %d is not 1 to 9", c.Level)
+	}
+	return nil
+}
+
+// validate refuses a query that would read the same rows, or none, for every tenant.
+func (a Attachments) validate() error {
+	const schema = "{schema}"
+	before, after, found := strings.Cut(a.Query, schema)
+	switch {
+	case a.Query == "":
+		return nil
+	case !found:
+		return fmt.Errorf("attachments query: it has no %s, so it would list the same rows for every tenant", schema)
+	}
+	for ; found; before, after, found = strings.Cut(after, schema) {
+		if quote := strings.TrimRight(before, " "); strings.HasSuffix(quote, "'") || strings.HasSuffix(quote, `"`) {
+			return fmt.Errorf("attachments query: %s is a quoted identifier already: write %s.table, without quotes", schema, schema)
+		}
 	}
 	return nil
 }

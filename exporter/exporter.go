@@ -193,6 +193,9 @@ func (s *Snapshot) openTables() error {
 	}
 	s.excluded = after.excluded()
 	s.filter.ExcludeTables, s.filter.Tables, s.filter.Unmatched = s.attempt.Tenant.Filter.ExcludeTables, after.leftOut, after.unmatched
+	if n := len(after.leftOut); n > leftOutNames {
+		s.filter.Tables, s.filter.TablesTotal = after.leftOut[:leftOutNames], n
+	}
 	if s.attempt.Request.Wants(contracts.Attachments) {
 		if err := after.checkQuery(s.exporter.cfg.Attachments.Query); err != nil {
 			return err

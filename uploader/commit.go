@@ -80,7 +80,7 @@ func (u *Uploader) Commit(ctx context.Context, a contracts.Attempt, r contracts.
 // commit opens the job's folder for a receipt that is in order.
 func (u *Uploader) commit(ctx context.Context, a contracts.Attempt, r contracts.Receipt) (commit, error) {
 	none := commit{}
-	m, err := contracts.DecodeManifest(r.Manifest)
+	m, err := contracts.ReadManifestSummary(bytes.NewReader(r.Manifest))
 	if err != nil {
 		return none, fmt.Errorf("commit: %w", err)
 	}

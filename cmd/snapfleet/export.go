@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func (e *exportCmd) Run(ctx context.Context, c *console) (err error) {
 		// The folder is ours alone, so nothing of a failed export stays.
 		return errors.Join(err, e.clean(context.WithoutCancel(ctx), story, a, notes.uploads))
 	}
-	m, err := contracts.DecodeManifest(receipt.Manifest)
+	m, err := contracts.ReadManifestSummary(bytes.NewReader(receipt.Manifest))
 	if err != nil {
 		return err
 	}
