@@ -26,7 +26,7 @@ import (
 //     time that it names, also where the hour comes a second time, and nothing is made up for an hour that does not come.
 //
 // JetStream fires the messages, and reads a cron otherwise: no local time that does not come, every one that comes twice,
-// and, in zones whose clocks change at midnight, some days wrong. What it leaves out the fleet asks for, see
+// and, in zones whose clocks change at midnight or by half an hour, some days wrong. What it leaves out the fleet asks for, see
 // [Consumer.findMissed]. What it fires too much makes the job of the run before, see [timetable.fired], which has ended.
 type timetable struct {
 	contracts.Schedule

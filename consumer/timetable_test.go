@@ -20,7 +20,7 @@ func schedule(cron, zone string) contracts.Schedule {
 
 // Where the server's reading of a cron is another than ours, we know it: every time of some years, clock changes and all.
 // Each run of ours is fired by the server, or asked for at once, because we know that no server fires for it, or, in zones
-// whose clocks change at midnight, asked for a round later. Whatever the server fires besides makes no run.
+// whose clocks change at midnight or by half an hour, asked for a round later. Whatever the server fires besides makes no run.
 func TestTimetableAgreesWithTheServer(t *testing.T) {
 	t.Parallel()
 	crons := []string{
@@ -28,10 +28,10 @@ func TestTimetableAgreesWithTheServer(t *testing.T) {
 		"0 3 1 * *", "0 0 1 1 *", "59 23 31 12 *", "0 2 29 2 *", "0 2 31 * *", "0 2 13 * 5", "0 2 1-7 * MON", "0 2 */2 * *", "0 2 1-31 * 1", "0 2 ? * ?", "15 2,14 * JAN-MAR,dec *", "0 0,12 * * sun",
 		"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually", "*/20 30 1 * * *", "30 0 2 * * 1",
 	}
-	midnight := []string{"America/Sao_Paulo", "Africa/Cairo", "Asia/Beirut", "America/Havana", "America/Santiago", "America/Scoresbysund"}
+	misreads := []string{"Australia/Lord_Howe", "America/Sao_Paulo", "Africa/Cairo", "Asia/Beirut", "America/Havana", "America/Santiago", "America/Scoresbysund"}
 	zones := append([]string{
-		"UTC", "America/Los_Angeles", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Auckland", "Pacific/Apia", "Etc/GMT+5", "Africa/Casablanca",
-	}, midnight...)
+		"UTC", "America/Los_Angeles", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "Pacific/Auckland", "Pacific/Apia", "Etc/GMT+5", "Africa/Casablanca",
+	}, misreads...)
 	from, until := time.Date(2026, 1, 1, 7, 7, 7, 0, time.UTC), time.Date(2029, 1, 1, 0, 0, 0, 0, time.UTC)
 	skipped, repeated, misread := 0, 0, 0
 	compare := func(table timetable, from, until time.Time) {
@@ -48,7 +48,7 @@ func TestTimetableAgreesWithTheServer(t *testing.T) {
 				continue
 			}
 			run := must(table.fired(at))
-			if !table.firedAgain(run, at) && !slices.Contains(midnight, table.TimeZone) {
+			if !table.firedAgain(run, at) && !slices.Contains(misreads, table.TimeZone) {
 				t.Errorf("%s in %s: the server fires at %v, which makes the run of %v", table.Cron, table.TimeZone, at.In(table.zone), run.In(table.zone))
 			}
 			repeated++
@@ -58,7 +58,7 @@ func TestTimetableAgreesWithTheServer(t *testing.T) {
 			case fires[at]:
 			case !table.firedByServer(at):
 				skipped++
-			case slices.Contains(midnight, table.TimeZone):
+			case slices.Contains(misreads, table.TimeZone):
 				misread++
 			default:
 				t.Errorf("%s in %s: the server does not fire for %v", table.Cron, table.TimeZone, at.In(table.zone))
