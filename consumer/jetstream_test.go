@@ -75,7 +75,7 @@ func TestSetupUpgrades(t *testing.T) {
 	_, js, _ := broker(t)
 	requests := plan()[0]
 	before := requests.stream
-	before.Replicas, before.MaxMsgs, before.MaxMsgsPerSubject, before.DiscardNewPerSubject = 1, 0, 0, false
+	before.Replicas, before.MaxMsgs, before.MaxMsgsPerSubject, before.DiscardNewPerSubject, before.Duplicates = 1, 0, 0, false, 24*time.Hour
 	must(js.CreateStream(ctx, before))
 	queue := requests.consumer()
 	queue.FilterSubject, queue.MaxAckPending, queue.AckWait = "", 10_000, 60*time.Second

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,4 +148,38 @@ func TestCheckpointsComeBack(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPiecesAreApart: receipts and plans hold what stands in a tenant's rows, and are in no bucket that is shown to those
+// who may see how jobs are doing. What a worker of an earlier release has kept beside the records is still read.
+func TestPiecesAreApart(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	nc, jobs, w, _ := fleet(t)
+	stop := start(t, nc, exports{n: w.node("bucket")}, quick("w1"))
+	defer stop()
+	must(jobs.Submit(ctx, request("one"), nil))
+	if s := ending(t, jobs, "one"); s.Outcome == nil || s.Outcome.Kind != contracts.Delivered {
+		t.Fatalf("%+v", s)
+	}
+	pieces := must(openCells(ctx, jobs.js, contracts.PieceBucket))
+	kept := must(pieces.Keys(ctx, "acme.one.>"))
+	for _, kind := range []string{".receipt.", ".plan."} {
+		if !slices.ContainsFunc(kept, func(key string) bool { return strings.Contains(key, kind) }) {
+			t.Errorf("the pieces are %q, without a %s", kept, kind)
+		}
+	}
+	for _, key := range must(jobs.cells.Keys(ctx, ">")) {
+		if strings.Count(key, ".") > 2 {
+			t.Errorf("%s is among the records", key)
+		}
+	}
+
+	both := records{jobs.cells, pieces}
+	if err := jobs.cells.Put(ctx, "acme.earlier.receipt.1.0", []byte("kept before")); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := both.piece(ctx, "acme.earlier.receipt.1.0"); err != nil || string(p) != "kept before" {
+		t.Errorf("an earlier release's piece: %q, %v", p, err)
+	}
 }

@@ -146,7 +146,8 @@ func plan() []place {
 		{stream: jetstream.StreamConfig{
 			Name: contracts.RequestStream, Subjects: []string{contracts.RequestSubjects}, Description: "snapshot requests",
 			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage,
-			Duplicates: 24 * time.Hour, MaxMsgSize: contracts.MaxRequestBytes,
+			// The server keeps every message id in memory for so long, and a publisher's may have 60 KB.
+			Duplicates: 2 * time.Minute, MaxMsgSize: contracts.MaxRequestBytes,
 			// A publisher hears from the server when a tenant has its share of what waits, or when all have.
 			MaxMsgsPerSubject: contracts.MaxTenantRequests, DiscardNewPerSubject: true, MaxMsgs: maxRequests,
 		}, queue: allRequests},
@@ -165,7 +166,7 @@ func plan() []place {
 		}},
 		{stream: jetstream.StreamConfig{
 			Name: contracts.DeadStream, Subjects: []string{contracts.DeadSubjects}, Description: "requests that were given up, with the reason",
-			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 24 * time.Hour,
+			DenyDelete: true, Storage: jetstream.FileStorage, MaxAge: 90 * 24 * time.Hour, Duplicates: 20 * time.Minute,
 			// The oldest letters of a tenant that is asked for again and again go first.
 			MaxMsgsPerSubject: maxTenantLetters, MaxMsgs: maxLetters,
 		}},
@@ -231,6 +232,7 @@ func (p place) outgrow(have *jetstream.StreamConfig) (changed bool) {
 		return false
 	}
 	have.MaxMsgs, have.MaxMsgsPerSubject, have.DiscardNewPerSubject = p.stream.MaxMsgs, p.stream.MaxMsgsPerSubject, p.stream.DiscardNewPerSubject
+	have.Duplicates = p.stream.Duplicates
 	return true
 }
 

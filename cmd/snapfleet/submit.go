@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -169,6 +170,11 @@ func publishBy(ctx context.Context, submit func(context.Context, contracts.Reque
 	header := contracts.Header{}
 	otel.GetTextMapPropagator().Inject(ctx, header)
 	repeated, err = submit(ctx, request, header)
+	if errors.Is(err, consumer.ErrQueueFull) {
+		return false, explain(exitRejected, fmt.Errorf("submit job %s/%s: %w", request.Tenant, request.Job, err),
+			fmt.Sprintf("NATS keeps %d requests of a tenant that wait, and the tenant has as many; or all tenants together fill the queue", contracts.MaxTenantRequests),
+			"wait until some of the tenant's jobs have ended; `snapfleet status "+request.Tenant+"` shows them")
+	}
 	if err != nil {
 		return false, fmt.Errorf("submit job %s/%s: %w", request.Tenant, request.Job, err)
 	}

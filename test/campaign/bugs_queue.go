@@ -46,6 +46,11 @@ var queueBugs = []bug{
 		`^TestRequestFromTheFuture$`,
 	},
 	{
+		"receipts among the records", "consumer/record.go",
+		`if err := s.pieces.Put(ctx, receiptKey(r, d, n), p); err != nil {`, `if err := s.Put(ctx, receiptKey(r, d, n), p); err != nil {`,
+		`^TestPiecesAreApart$`,
+	},
+	{
 		"a request takes a run of a schedule", "consumer/runs.go",
 		`|| !table.last(at).Equal(at) {`, `|| !table.last(at).Equal(at) || at.Before(now) {`,
 		`^TestNobodyTakesARun$`,
