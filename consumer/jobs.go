@@ -131,12 +131,13 @@ func (j *Jobs) Submit(ctx context.Context, req contracts.Request, header contrac
 }
 
 // Publish is [Jobs.Submit] for a user who may publish requests and read nothing. It cannot see whether the job was asked for
-// before, with other content: a worker finds that out, and the request becomes a dead letter.
+// before: a worker finds that out. One with other content becomes a dead letter. The message has no id, because the server
+// drops a message whose id it knows, also when no request of that id was kept.
 func Publish(ctx context.Context, js jetstream.JetStream, req contracts.Request, header contracts.Header) (duplicate bool, err error) {
 	if err := req.Validate(); err != nil {
 		return false, err
 	}
-	return (&Jobs{js: js}).publish(ctx, req, header, contracts.RequestMsgID(req.Tenant, req.Job))
+	return (&Jobs{js: js}).publish(ctx, req, header, "")
 }
 
 func (j *Jobs) publish(ctx context.Context, req contracts.Request, header contracts.Header, id string) (duplicate bool, err error) {
