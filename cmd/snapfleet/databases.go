@@ -195,14 +195,14 @@ func parseDatabase(given string) (*pgx.ConnConfig, error) {
 	}
 	if strings.Contains(given, "://") {
 		if _, bad := url.Parse(given); bad != nil {
-			return nil, errors.New("not a postgres:// URL; special characters of the password, such as @ : / ? # %, have to be written %40 %3A %2F %3F %23 %25")
+			return nil, errors.New("not a URL of PostgreSQL; special characters of the password, such as @ : / ? # %, have to be written %40 %3A %2F %3F %23 %25")
 		}
 	}
 	if parse, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		err = parse.Unwrap() // its own text quotes the connection string
 	}
 	if err == nil {
-		err = errors.New("not a postgres:// URL or a key=value string")
+		err = errors.New("neither a URL of PostgreSQL nor a key=value string")
 	}
 	return nil, errors.New(redact(err.Error()))
 }
