@@ -199,3 +199,23 @@ func TestCutCharacters(t *testing.T) {
 		}
 	}
 }
+
+// TestFailureAheadNamesItsTable: a table that cannot be read fails while another one is being written. The error names the
+// first alone.
+func TestFailureAheadNamesItsTable(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, `CREATE CAST (bytea AS text) WITHOUT FUNCTION; CREATE TABLE wrong (t text); INSERT INTO wrong VALUES ('\x6361e966'::bytea::text)`,
+		`CREATE TABLE innocent AS SELECT n, md5(n::text) FROM generate_series(1, 10) n`)
+	a := attempt("acme")
+	a.Request.Format = contracts.JSONL
+	s, err := New(tn.db, nil, Config{ChunkBytes: 4 << 10, Connections: 4, Window: 1 << 20}).Open(t.Context(), a)
+	must(t, err)
+	defer s.Close()
+	_, err = tryWriteTo(s.Tables(), writerFunc(func(p []byte) (int, error) {
+		<-s.ctx.Done() // the other one has failed
+		return len(p), nil
+	}))
+	if !isRejected(err, contracts.EncodingInvalid) || strings.Contains(err.Error(), "innocent") || strings.Count(err.Error(), `"wrong"`) != 1 {
+		t.Errorf("error: %v", err)
+	}
+}
