@@ -130,8 +130,10 @@ func (s *Snapshot) askForAttachments(c *catalog) error {
 	if err := exec(ctx, conn, "SAVEPOINT attachments"); err != nil {
 		return failed(ctx, err, "read the attachment table")
 	}
-	err := withoutText(s.queryAttachments())
-	if err == nil {
+	var err error
+	if leaves := s.exposedAttachments(c); len(leaves) > 0 {
+		err = withoutText(s.copyAttachments(c, leaves))
+	} else if err = withoutText(s.queryAttachments()); err == nil {
 		err = s.checkRead()
 	}
 	if _, rejected := contracts.AsRejection(err); rejected {
@@ -201,16 +203,23 @@ func (s *Snapshot) queryAttachments() error {
 // readFiles keeps the rows, as far as a snapshot may have so many, of that length.
 func (s *Snapshot) readFiles(rows *pgconn.ResultReader, places []int) error {
 	for rows.NextRow() {
-		f := newFile(rows.Values(), places)
-		if len(f.text) > contracts.MaxAttachmentBytes {
-			return contracts.Reject(contracts.AttachmentTooLong, "attachment %.80q has %d bytes in its columns, the limit is %d",
-				f.id(), len(f.text), contracts.MaxAttachmentBytes)
+		if err := s.keepFile(newFile(rows.Values(), places)); err != nil {
+			return err
 		}
-		if len(s.files) == contracts.MaxAttachments {
-			return contracts.Reject(contracts.TooManyAttachments, "the attachment query gives more than %d rows", contracts.MaxAttachments)
-		}
-		s.files = append(s.files, f)
 	}
+	return nil
+}
+
+// keepFile keeps a row.
+func (s *Snapshot) keepFile(f file) error {
+	if len(f.text) > contracts.MaxAttachmentBytes {
+		return contracts.Reject(contracts.AttachmentTooLong, "attachment %.80q has %d bytes in its columns, the limit is %d",
+			f.id(), len(f.text), contracts.MaxAttachmentBytes)
+	}
+	if len(s.files) == contracts.MaxAttachments {
+		return contracts.Reject(contracts.TooManyAttachments, "the attachment query gives more than %d rows", contracts.MaxAttachments)
+	}
+	s.files = append(s.files, f)
 	return nil
 }
 

@@ -26,10 +26,12 @@
 //     is slower for large tables. Where each tenant is read by a login of its own, or where one role owns all tenants'
 //     tables, no owner gains: see deploy/database.md.
 //   - The server makes no JSON of a type whose owner may give it a cast to json. Its text is sent, and JSON is made here.
-//   - The attachment query is an operator's, and has to be planned. It is refused where it names a view, a table with such
-//     an expression, a type with such a cast, or a function of the tenant's; and its errors' texts are not told.
+//   - The attachment table of the default query is copied in the same way. An operator's own query has to be planned: it is
+//     refused where it names a view, a table with such an expression, a type with such a cast, or a function of the
+//     tenant's. The texts of its errors are not told.
 //
-// What remains, where one login reads the tables of owners who would gain: an owner who makes statistics between our look
-// at the attachment table and the query, a few milliseconds later, has a function run in our read-only transaction. An
-// index that is made there is noticed, and fails the attempt. A login for each tenant leaves nothing to be gained.
+// What remains, where one login reads the tables of owners who would gain, and the operator has a query of their own: an
+// owner who makes statistics between our look at the tables and the query, a few milliseconds later, has a function run in
+// our read-only transaction. An index that is made there is noticed, and fails the attempt. A login for each tenant leaves
+// nothing to be gained.
 package exporter

@@ -307,6 +307,7 @@ var queryFaults = map[string]string{
 	"42601":               "its syntax is wrong",
 	"42883":               "it calls a function or an operator that is not there for these types",
 	"42804":               "its types do not fit",
+	"42P10":               "it names a generated column, which a copy of the table does not have",
 }
 
 // withoutText is for a statement that might have run code of a tenant's in spite of all: such code chooses the text of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -413,14 +414,7 @@ func TestErrorOfAnAttachmentQuery(t *testing.T) {
 func TestIndexMadeBeforeTheQuery(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t, attachmentTable, "INSERT INTO file_attachments (id) VALUES ('1')")
-	s := &Snapshot{exporter: New(tn.db, nil, Config{}), server: &server{db: tn.db, share: -1}, attempt: attempt("acme")}
-	s.ctx, s.cancel = context.WithCancelCause(t.Context())
-	var err error
-	s.holder, err = s.server.connect(t.Context(), "snapfleet/test")
-	must(t, err)
-	defer s.Close()
-	_, err = s.begin(nil)
-	must(t, err)
+	s := tn.begun()
 	c := &catalog{relations: []*relation{{name: defaultAttachments}}}
 	must(t, s.readAttachments(c))
 	tn.exec("CREATE INDEX ON file_attachments (lower(id))")
@@ -483,4 +477,64 @@ func TestOddNames(t *testing.T) {
 		must(t, s.Close())
 	}
 	tn.noSessions()
+}
+
+// TestAttachmentsOfAnOwnerWhoGains: the attachment table of an owner who would gain by code of theirs is copied, not
+// queried, and gives the same files: whatever its types, with partitions and children, and with an age.
+func TestAttachmentsOfAnOwnerWhoGains(t *testing.T) {
+	t.Parallel()
+	const columns = "entity_id bigint, filename text, content_type varchar(50), s3_bucket text, s3_key text, s3_etag text"
+	const rows = ` SELECT n, CASE WHEN n % 3 > 0 THEN n END, E'a "b", c\n\\' || n, '', NULL, NULL, NULL, now() - n * interval '1 day' FROM generate_series(1, 30) n`
+	for name, ddl := range map[string]string{
+		"numbers":     "CREATE TABLE file_attachments (id int, " + columns + ", created_at timestamptz); INSERT INTO file_attachments" + rows,
+		"texts":       "CREATE TABLE file_attachments (id text COLLATE \"C\", " + columns + ", created_at timestamp); INSERT INTO file_attachments" + rows,
+		"dates":       "CREATE TABLE file_attachments (id uuid, " + columns + ", created_at date); INSERT INTO file_attachments SELECT md5(n::text)::uuid, 1, 'a', 'b', '', '', '', (ARRAY['infinity', '-infinity', '0044-03-15 BC', '12000-01-01', NULL, '2026-01-01'])[n]::date FROM generate_series(1, 6) n",
+		"partitions":  "CREATE TABLE file_attachments (id int, " + columns + ", created_at timestamptz) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF file_attachments FOR VALUES FROM (1) TO (20); CREATE TABLE p2 PARTITION OF file_attachments DEFAULT; INSERT INTO file_attachments" + rows,
+		"inheritance": "CREATE TABLE file_attachments (id int, " + columns + ", created_at timestamptz); CREATE TABLE more () INHERITS (file_attachments); INSERT INTO more" + rows + "; INSERT INTO file_attachments (id) VALUES (50)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tn := newTenant(t)
+			tn.byOwner(trap("trap", "int", "int"), ddl)
+			tn.as(grantAll)
+			read := func(filter string) (c contracts.Contents) {
+				a := attempt("acme")
+				a.Request.Only = contracts.Attachments
+				a.Tenant.Filter.AttachmentsNewerThan = filter
+				s, err := New(tn.db, nil, Config{}).Open(t.Context(), a)
+				must(t, err)
+				defer s.Close()
+				return s.Contents()
+			}
+			queried, recent := read(""), read("10d")
+			tn.exec("CREATE SCHEMA beta; CREATE TABLE beta.secrets (s text)", "GRANT USAGE ON SCHEMA beta TO "+tn.db.User, "GRANT SELECT ON beta.secrets TO "+tn.db.User)
+			if got := read(""); !reflect.DeepEqual(got.Attachments, queried.Attachments) || len(got.Attachments) < 6 {
+				t.Errorf("%v\nnot %v", got.Attachments, queried.Attachments)
+			}
+			if got := read("10d"); !reflect.DeepEqual(got.Attachments, recent.Attachments) || got.Filter.AttachmentsLeftOut != recent.Filter.AttachmentsLeftOut || got.Filter.AttachmentsLeftOut == 0 {
+				t.Errorf("%v, %d left out\nnot %v, %d", got.Attachments, got.Filter.AttachmentsLeftOut, recent.Attachments, recent.Filter.AttachmentsLeftOut)
+			}
+			s := tn.begun()
+			c, err := listCatalog(t.Context(), s.holder, "acme")
+			must(t, err)
+			tn.bySameOwner("CREATE INDEX ON file_attachments ((trap(1)))", "CREATE STATISTICS st ON (trap(1)), id FROM file_attachments")
+			if err := s.readAttachments(c); err != nil || len(s.files) != len(queried.Attachments) {
+				t.Errorf("with an index that was made meanwhile: %d files, %v", len(s.files), err)
+			}
+		})
+	}
+}
+
+// begun is a snapshot whose instant is taken, and nothing else.
+func (tn *tenant) begun() *Snapshot {
+	tn.t.Helper()
+	s := &Snapshot{exporter: New(tn.db, nil, Config{}), server: &server{db: tn.db, share: -1}, attempt: attempt("acme")}
+	s.ctx, s.cancel = context.WithCancelCause(tn.t.Context())
+	tn.t.Cleanup(func() { s.Close() })
+	var err error
+	s.holder, err = s.server.connect(tn.t.Context(), "snapfleet/test")
+	must(tn.t, err)
+	_, err = s.begin(nil)
+	must(tn.t, err)
+	return s
 }

@@ -149,6 +149,11 @@ var databaseBugs = []bug{
 		`^TestAttachmentTablesCode$/partition_key`,
 	},
 	{
+		"attachment table of an owner who gains", "exporter/attachment_copy.go",
+		`exposed = exposed || read[r.oid] && r.exposed`, `exposed = exposed || read[r.oid] && r.code`,
+		`^TestAttachmentsOfAnOwnerWhoGains$`,
+	},
+	{
 		"query that calls the tenant's function", "exporter/catalog.go",
 		`; c.functions[name] {`, `; c.functions[name+"?"] {`,
 		`^TestQueryThatCallsTheTenant$`,
