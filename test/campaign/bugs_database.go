@@ -160,7 +160,7 @@ var databaseBugs = []bug{
 	},
 	{
 		"text of an error of the attachment query", "exporter/attachments.go",
-		`err := withoutText(s.queryAttachments())`, `err := s.queryAttachments()`,
+		`err = withoutText(s.queryAttachments())`, `err = s.queryAttachments()`,
 		`^TestErrorOfAnAttachmentQuery$`,
 	},
 	{
