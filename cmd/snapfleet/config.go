@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -368,15 +369,58 @@ func checkNames(tenant, job string) error {
 	return nil
 }
 
-// tracesWanted reports whether the environment names a place for traces. Without one nothing is sent:
-// the SDK's own default would be a collector on localhost that hardly anybody runs.
-func tracesWanted() bool {
-	for _, name := range []string{"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
-		if os.Getenv(name) != "" {
-			return true
+// traceExporters are those that the OTEL_ variables name: otlp and console; grpc says how otlp speaks. Without a variable
+// that names a place nothing is sent: the SDK's own default would be a collector on localhost that hardly anybody runs.
+//
+// A value that cannot be meant is ignored, as the specification demands, and ignored says so. It is taken out of the
+// environment, because the SDK would make something else of it.
+func traceExporters() (names []string, grpc bool, ignored []string) {
+	ignore := func(variable, why string) {
+		ignored = append(ignored, fmt.Sprintf("%s=%.100q is ignored: %s", variable, redact(os.Getenv(variable)), why))
+		_ = os.Unsetenv(variable)
+	}
+	switch disabled := strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED")); {
+	case strings.EqualFold(disabled, "true"):
+		return nil, false, nil
+	case disabled != "" && !strings.EqualFold(disabled, "false"):
+		ignore("OTEL_SDK_DISABLED", "it is neither true nor false")
+	}
+	for _, variable := range []string{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
+		if v := os.Getenv(variable); v != "" && v != "grpc" && v != "http/protobuf" {
+			ignore(variable, "known are http/protobuf and grpc")
 		}
 	}
-	return false
+	grpc = cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")) == "grpc"
+	somewhere := false
+	for _, variable := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
+		v := os.Getenv(variable)
+		u, err := url.Parse(v)
+		switch {
+		case v == "":
+		case !grpc && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == ""):
+			ignore(variable, "it is no URL with a scheme and a host, such as http://collector:4318")
+		default:
+			somewhere = true
+		}
+	}
+	const variable = "OTEL_TRACES_EXPORTER"
+	for _, name := range strings.Split(os.Getenv(variable), ",") {
+		switch name = strings.TrimSpace(name); name {
+		case "":
+		case "none":
+			return nil, false, ignored
+		case "otlp", "console":
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		default:
+			ignored = append(ignored, fmt.Sprintf("%s: the exporter %.80q is unknown, and is ignored: known are otlp, console and none", variable, name))
+		}
+	}
+	if len(names) == 0 && somewhere {
+		names = []string{"otlp"}
+	}
+	return names, grpc, ignored
 }
 
 // variablesOfOthers begin with our prefix, and are for others: NATS's configuration in deploy/nats, and the variables that

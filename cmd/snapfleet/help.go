@@ -29,7 +29,7 @@ var (
 	envWebhook = [2]string{secretVariable, "The secret that signs the webhook's posts, unless --webhook-secret-file has it; two, separated by a space, while it is being changed."}
 	envPG      = [2]string{"PGHOST, PGUSER, ...", "What --database-url leaves out, as psql reads it."}
 	envAWS     = [2]string{"AWS_PROFILE, AWS_REGION, ...", "Who we are on AWS, as the AWS SDK and CLI read it; also ~/.aws, web identity and instance roles."}
-	envOTEL    = [2]string{"OTEL_EXPORTER_OTLP_...", "Where traces go, as OpenTelemetry defines it; also OTEL_TRACES_EXPORTER. With none of them nothing is sent."}
+	envOTEL    = [2]string{"OTEL_EXPORTER_OTLP_...", "Where traces go, as OpenTelemetry defines it; also OTEL_TRACES_EXPORTER (otlp, console, none) and OTEL_SDK_DISABLED. With none of them nothing is sent. A value that cannot be meant is ignored, with a warning. /metrics is always there."}
 	envColor   = [2]string{"NO_COLOR", "Set: no colours."}
 )
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/url"
 	"regexp"
 	"slices"
@@ -165,4 +166,9 @@ func (t *secretTexts) redact(s string) string {
 		s = strings.ReplaceAll(s, secret, "***")
 	}
 	return s
+}
+
+// redacted is an error whose text is redacted.
+func redacted(err error) error {
+	return errors.New(redact(err.Error()))
 }

@@ -107,7 +107,12 @@ func (s *submitCmd) Run(ctx context.Context, c *console) error {
 
 // tracing starts what sends traces, if anybody wants them; stop sends the last ones.
 func (c *console) tracing(ctx context.Context) (stop func(), err error) {
-	t, err := startTraces(ctx)
+	t, err := startTraces(ctx, func(what string, count int64, err error) {
+		if err != nil {
+			what = fmt.Sprintf("%s (%d): %s", what, count, redact(err.Error()))
+		}
+		fmt.Fprintf(c.err, "snapfleet: warning: %s\n", printable(what))
+	})
 	if err != nil {
 		return nil, err
 	}

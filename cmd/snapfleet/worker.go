@@ -22,7 +22,6 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 	"github.com/snapfleet/snapfleet/exporter"
 	"github.com/snapfleet/snapfleet/uploader"
-	"go.opentelemetry.io/otel"
 )
 
 func (workerCmd) manual() page {
@@ -62,7 +61,13 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	for _, warning := range c.warnings {
 		log.Warn().Msg(warning)
 	}
-	telemetry, err := startTelemetry(ctx, w.name())
+	telemetry, err := startTelemetry(ctx, w.name(), func(what string, count int64, err error) {
+		event := log.Warn().Int64("count", count)
+		if err != nil {
+			event = event.Err(redacted(err))
+		}
+		event.Msg(what)
+	})
 	if err != nil {
 		return err
 	}
@@ -71,7 +76,6 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 			log.Warn().Err(flush).Msg("some traces or metrics are lost")
 		}
 	}()
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Debug().Err(err).Msg("opentelemetry") }))
 
 	story, err := w.story(ctx, log)
 	if err != nil {
