@@ -463,6 +463,8 @@ func forbidden(tenant string) map[string]acts {
 		a[external] = "{}"
 		// and the house's
 		a["$JS.API.DIRECT.GET."+tenants+".$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = ""
+		a["$JS.API.DIRECT.GET."+tenants+".$KV."+contracts.TenantBucket+"."+contracts.FleetKeyKey] = ""
+		a["$KV."+contracts.TenantBucket+"."+contracts.FleetKeyKey] = "{}"
 		a["$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = "{}"
 		return a
 	}
@@ -504,6 +506,7 @@ func forbidden(tenant string) map[string]acts {
 	worker := destroy(none())
 	worker[external], worker[contracts.RequestSubject(tenant)], worker["snapshot.ask.check"], worker["snapshot.ask.links"] = "{}", "{}", "{}", "{}"
 	worker["$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = "{}"
+	worker["$KV."+contracts.TenantBucket+"."+contracts.FleetKeyKey] = "{}"
 	worker["$JS.API.STREAM.PURGE."+contracts.ScheduleStream], worker["$JS.API.STREAM.UPDATE."+contracts.ScheduleStream] = "", "{}"
 	worker["$JS.API.STREAM.UPDATE.KV_"+contracts.TenantBucket], worker["$JS.API.STREAM.PURGE."+contracts.RequestStream] = "{}", ""
 	worker["$JS.API.STREAM.CREATE."+contracts.RequestStream] = "{}"

@@ -3,6 +3,8 @@ package uploader
 import (
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/snapfleet/snapfleet/contracts"
@@ -88,7 +90,7 @@ func addsUp(m contracts.Manifest) (bad []Problem) {
 		delete(pieces, t.Name)
 		total += t.Rows
 	}
-	for name := range pieces {
+	for _, name := range slices.Sorted(maps.Keys(pieces)) {
 		say("", "", "there are files of %q, which is no table of the manifest, or is named twice", name)
 	}
 	for _, at := range m.Attachments {
@@ -100,8 +102,8 @@ func addsUp(m contracts.Manifest) (bad []Problem) {
 		}
 		delete(attached, at.ID)
 	}
-	for id, file := range attached {
-		say("", file, "a file of %q, which is no attachment of the manifest, or is named twice", id)
+	for _, id := range slices.Sorted(maps.Keys(attached)) {
+		say("", attached[id], "a file of %q, which is no attachment of the manifest, or is named twice", id)
 	}
 
 	want := contracts.Totals{
@@ -138,7 +140,7 @@ func nameVolumes(m contracts.Manifest) (wrong []string) {
 		}
 		delete(of, kind)
 	}
-	for kind := range of {
+	for _, kind := range slices.Sorted(maps.Keys(of)) {
 		wrong = append(wrong, fmt.Sprintf("volumes of %q: no such kind", kind))
 	}
 	return wrong

@@ -92,7 +92,7 @@ func (c Config) Validate() error {
 		return fmt.Errorf("uploader: MaxParts %d is not between 1 and 10000", c.MaxParts)
 	case c.CheckpointEvery < 0:
 		return fmt.Errorf("uploader: CheckpointEvery %s is negative", c.CheckpointEvery)
-	case c.SessionDuration < 0 || c.SessionDuration > 12*time.Hour:
+	case c.SessionDuration < 15*time.Minute || c.SessionDuration > 12*time.Hour: // what STS gives
 		return fmt.Errorf("uploader: SessionDuration %s is not between 15m and 12h", c.SessionDuration)
 	case c.RequestTimeout < 0 || c.RetryFirst < 0 || c.RetryMost < c.RetryFirst || c.RetryFor < 0 || c.CheckTimeout < 0:
 		return fmt.Errorf("uploader: a timeout is negative, or RetryMost is less than RetryFirst")

@@ -68,8 +68,8 @@ func (h *hostile) endless(w io.Writer, text string) {
 		if err != nil {
 			return
 		}
-		if sent > 1<<30 {
-			h.t.Error("an answer of 1 GiB is read")
+		if sent > 128*mib {
+			h.t.Error("128 MiB of an answer are read")
 			return
 		}
 	}

@@ -264,7 +264,7 @@ type workerCmd struct {
 	MaxParts        int           `group:"s3" default:"10000" env:"SNAPFLEET_MAX_PARTS" help:"Parts that the store takes for one object."`
 	AllowEndpoint   []string      `group:"s3" sep:"," placeholder:"URL" env:"SNAPFLEET_ALLOW_ENDPOINT" help:"S3 endpoint other than AWS that a tenant's record may name, exactly as it names it."`
 	NoChecksum      bool          `group:"s3" env:"SNAPFLEET_NO_CHECKSUM" help:"Leave CRC64NVME out of requests, for stores that do not know it."`
-	SessionDuration time.Duration `group:"s3" default:"1h" env:"SNAPFLEET_SESSION_DURATION" help:"How long assumed credentials live. They are refreshed in time. Not more than 1h when the worker's own credentials are a role's."`
+	SessionDuration time.Duration `group:"s3" default:"1h" env:"SNAPFLEET_SESSION_DURATION" help:"How long assumed credentials live, 15m to 12h. They are refreshed in time. Not more than 1h when the worker's own credentials are a role's."`
 	TrustCheck      time.Duration `group:"s3" default:"24h" env:"SNAPFLEET_TRUST_CHECK" help:"How often a customer's role is asked to let us in without its external ID, which it must refuse. Negative: never."`
 
 	webhookFlags

@@ -137,7 +137,7 @@ func (v *verifyCmd) source(ctx context.Context) (uploader.Source, error) {
 		if v.Endpoint != "" {
 			o.BaseEndpoint = &v.Endpoint
 		}
-		o.UsePathStyle = o.BaseEndpoint != nil
+		explicit(o)
 	})
 	return uploader.BucketSource(client, u.Host, prefix), nil
 }

@@ -214,11 +214,20 @@ func loadAWS(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
+// explicit addresses an endpoint other than AWS's own by paths, if there is one. Of such an endpoint no FIPS or dual-stack
+// variant is known: the SDK refuses both together.
+func explicit(o *s3.Options) {
+	if o.BaseEndpoint != nil {
+		o.UsePathStyle = true
+		o.EndpointOptions.UseFIPSEndpoint, o.EndpointOptions.UseDualStackEndpoint = 0, 0
+	}
+}
+
 // sourceClient reads attachments, with our own identity. An endpoint other than AWS is addressed by paths,
 // because it seldom has a host name for each bucket.
 func sourceClient(cfg aws.Config, region string) *s3.Client {
 	return s3.NewFromConfig(cfg, func(o *s3.Options) {
-		o.UsePathStyle = o.BaseEndpoint != nil
+		explicit(o)
 		if region != "" {
 			o.Region = region
 		}

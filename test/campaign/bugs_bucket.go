@@ -84,6 +84,11 @@ var bucketBugs = []bug{
 		`^TestCrashLoopBeforeThereIsARecordEnds$`,
 	},
 	{
+		"FIPS endpoint not asked for", "uploader/bucket.go",
+		`o.EndpointOptions.UseFIPSEndpoint, o.EndpointOptions.UseDualStackEndpoint = endpointVariants(ctx, base)`, `_, _ = endpointVariants(ctx, base)`,
+		`^TestEndpointVariants$`,
+	},
+	{
 		"errors of any length read", "uploader/direct.go",
 		`most = maxErrorBytes`, `most = 1 << 40`,
 		`^TestHostileStore$/s3/an_endless_error`,
