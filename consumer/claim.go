@@ -228,37 +228,40 @@ const mostLooks = 20
 // in r.Crashes. So whatever kills workers there comes to an end.
 func (c *Consumer) countLook(ctx context.Context, r *record) (note uint64, err error) {
 	key := sweepKey(r.Request.Tenant, r.Request.Job)
+	value, _ := json.Marshal(sweep{Looks: 1})
 	for {
+		note, err := c.records.Create(ctx, key, value)
+		if err == nil || !errors.Is(err, errSwapped) {
+			return note, lookError(err)
+		}
+		old, rev, err := c.records.Get(ctx, key)
+		if errors.Is(err, errNoCell) { // the janitor was faster
+			continue
+		}
 		var s sweep
-		value, rev, err := c.records.Get(ctx, key)
-		switch {
-		case errors.Is(err, errNoCell):
-			rev = 0
-		case err != nil:
-			return 0, fmt.Errorf("read %s: %w", key, err)
-		default:
-			if err := json.Unmarshal(value, &s); err != nil {
-				return 0, fmt.Errorf("read %s: %w", key, err)
-			}
+		if err == nil {
+			err = json.Unmarshal(old, &s)
+		}
+		if err != nil {
+			return 0, lookError(err)
 		}
 		r.Crashes = s.Looks
 		s.Looks++
-		value, _ = json.Marshal(s)
-		if rev == 0 {
-			note, err = c.records.Create(ctx, key, value)
-		} else {
-			note, err = c.records.Update(ctx, key, value, rev)
-		}
-		if !errors.Is(err, errSwapped) {
-			if err != nil {
-				err = fmt.Errorf("count a look into the bucket: %w", err)
-			}
-			return note, err
+		more, _ := json.Marshal(s)
+		if note, err = c.records.Update(ctx, key, more, rev); err == nil || !errors.Is(err, errSwapped) {
+			return note, lookError(err)
 		}
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
 	}
+}
+
+func lookError(err error) error {
+	if err != nil {
+		err = fmt.Errorf("count a look into the bucket: %w", err)
+	}
+	return err
 }
 
 // endLook takes a look back that ended without a record. Should it fail, one crash too many is counted.

@@ -59,7 +59,7 @@ func (c *Consumer) sweepJob(ctx context.Context, key string) error {
 	r, _, err := c.records.get(ctx, recordKey(tenant, job))
 	if errors.Is(err, errNoCell) {
 		unchanged := c.seen.unchanged(key, rev)
-		if unchanged < c.cfg.Observe || s.Looks > 0 && unchanged < c.cfg.RetryMax {
+		if unchanged < c.cfg.Observe || s.Looks > 0 && unchanged < max(c.cfg.RetryMax, 10*c.cfg.Observe) {
 			return nil // a worker may be about to write the record, or has died over the job, which is still to be counted
 		}
 		return c.forget(ctx, tenant, job, rev)

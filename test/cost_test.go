@@ -38,8 +38,8 @@ var (
 	wantMessages = []string{
 		"read the record",
 		"read the tenant",
-		"read the outcome",
 		"mark for the janitor",
+		"read the outcome",
 		"record running",
 		"read the tenant",
 		"read what the tenant was",

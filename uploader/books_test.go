@@ -11,8 +11,11 @@ import (
 func TestProblemsOfAManifestHaveAnOrder(t *testing.T) {
 	t.Parallel()
 	m := contracts.Manifest{Job: "j", Format: contracts.CSV, Volumes: []contracts.Volume{
-		{Name: "snapshot_tables_j.tar", Kind: contracts.Tables, Files: 3}, {Name: "snapshot_attachments_j.tar", Kind: contracts.Attachments, Files: 3},
-		{Name: "x.tar", Kind: "x"}, {Name: "y.tar", Kind: "y"}, {Name: "z.tar", Kind: "z"},
+		{Name: "snapshot_tables_j.tar", Kind: contracts.Tables, Files: 3},
+		{Name: "snapshot_attachments_j.tar", Kind: contracts.Attachments, Files: 3},
+		{Name: "x.tar", Kind: "x"},
+		{Name: "y.tar", Kind: "y"},
+		{Name: "z.tar", Kind: "z"},
 	}}
 	for _, name := range []string{"c", "a", "b"} {
 		m.Files = append(m.Files,
