@@ -375,7 +375,12 @@ func TestMissingRightIsFinal(t *testing.T) {
 	must(Setup(ctx, js, SetupOptions{}))
 	must(must(OpenJobs(ctx, js)).Submit(ctx, request("j"), nil))
 	viewer := must(OpenJobs(ctx, must(jetstream.New(connectAs(t, s, "viewer")))))
-	err := viewer.Cancel(ctx, "acme", "j") // ctx has no end
+	ctx, stop := context.WithTimeout(ctx, 30*time.Second) // for a test that fails; the server's answer takes no time
+	defer stop()
+	err := viewer.Cancel(ctx, "acme", "j")
+	if ctx.Err() != nil {
+		t.Error("it is tried again and again")
+	}
 	if e, ok := AsNoRight(err); !ok || e.Op != "publish" || !strings.HasPrefix(e.Subject, "$KV.snapshot_jobs.") {
 		t.Errorf("cancel: %v", err)
 	}
@@ -414,4 +419,108 @@ func TestWatchOfAClosedConnectionDoesNotSpin(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
+}
+
+// A worker that is told to stop while a bucket does not answer gives back what another worker can do as well: to remove
+// the uploads of a job that was given up takes no grace period.
+func TestWorkerThatStopsDoesNotWaitForABucket(t *testing.T) {
+	t.Parallel()
+	nc, jobs, w, _ := fleet(t)
+	reject := func(contracts.Attempt) error { return contracts.Reject(contracts.RoleDenied, "no") }
+	hangs := make(chan struct{}, 10)
+	c, err := New(t.Context(), nc, exports{n: w.node("first"), reject: reject, clean: func(ctx context.Context) error {
+		hangs <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}}, quick("first")) // with a grace period of 10 min
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() { over <- c.Run(ctx) }()
+	must(jobs.Submit(t.Context(), request("j"), nil))
+	<-hangs
+	stop()
+	select {
+	case err := <-over:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it does not stop within a minute")
+	}
+	r, _, err := jobs.records.get(t.Context(), recordKey("acme", "j"))
+	if err != nil || r.State != failing || r.Owner != "" || r.Errors != 0 || r.Crashes != 0 {
+		t.Errorf("it leaves %+v, %v", r, err)
+	}
+	hireWorker(t, nc, exports{n: w.node("second"), reject: reject}, quick("second"))
+	if s := ending(t, jobs, "j"); s.Reason == nil || s.Reason.Code != contracts.RoleDenied {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Rights that are taken away from a worker that runs, and given back: it is not ready meanwhile, works again without a
+// restart, and the connection was closed for good at no time. The same with its queue.
+func TestRightsAndQueuesThatComeBack(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	admin := &server.User{Username: "admin", Password: "admin"}
+	options := func(denied *server.Permissions) *server.Options {
+		return &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, NoSigs: true, Users: []*server.User{admin, {Username: "w", Password: "w", Permissions: denied}}}
+	}
+	first := options(nil)
+	first.StoreDir = t.TempDir()
+	s, err := server.NewServer(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer func() { s.Shutdown(); s.WaitForShutdown() }()
+	if !s.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	reload := func(denied *server.Permissions) {
+		t.Helper()
+		o := options(denied)
+		o.StoreDir, o.Port = first.StoreDir, s.Addr().(*net.TCPAddr).Port
+		if err := s.ReloadOptions(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	js := must(jetstream.New(connectAs(t, s, "admin")))
+	must(Setup(ctx, js, SetupOptions{AckWait: 2 * time.Second}))
+	if err := must(OpenRegistry(ctx, js)).Set(ctx, tenant("acme")); err != nil {
+		t.Fatal(err)
+	}
+	jobs := must(OpenJobs(ctx, js))
+	own := connectAs(t, s, "w")
+	c := hireWorker(t, own, exports{n: newMemory(t).node("w")}, quick("w"))
+	works := func(job string) {
+		t.Helper()
+		must(jobs.Submit(ctx, request(job), nil))
+		if s := ending(t, jobs, job); s.Outcome == nil || s.Outcome.Kind != contracts.Delivered {
+			t.Fatalf("%s: %+v", job, s)
+		}
+		eventually(t, "it is ready after "+job, func() bool { return c.Ready() == nil })
+	}
+	works("before")
+	for name, denied := range map[string]*server.Permissions{
+		"inbox": {Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}}},
+		"pull":  {Publish: &server.SubjectPermission{Deny: []string{"$JS.API.CONSUMER.MSG.NEXT.>"}}},
+	} {
+		reload(denied)
+		eventually(t, "it is not ready without its "+name, func() bool { return c.Ready() != nil })
+		reload(nil)
+		works("after-" + name)
+	}
+	if err := js.DeleteConsumer(ctx, contracts.RequestStream, contracts.WorkersName); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is not ready without its queue", func() bool { return c.Ready() != nil })
+	must(Setup(ctx, js, SetupOptions{AckWait: 2 * time.Second}))
+	works("after-queue")
+	if own.IsClosed() {
+		t.Error("closed for good")
+	}
 }

@@ -39,6 +39,16 @@ var bucketBugs = []bug{
 		`^TestEveryRequestMayFail$/HeadObject/not_there_for_a_moment`,
 	},
 	{
+		"worker's credentials blamed on the customer", "uploader/identity.go",
+		`case slices.Contains(callerRefused, code):`, `case false:`,
+		`^TestFaultOfTheWorkersIdentity$`,
+	},
+	{
+		"absent credentials waited for", "uploader/role.go",
+		`if err := ownCredentials(ctx, r.base); err != nil {`, `if err := ownCredentials(ctx, r.base); err != nil && ctx.Err() != nil {`,
+		`^TestFaultOfTheWorkersIdentity$/a_provider_that_has_none`,
+	},
+	{
 		"wrong clock taken for a refusal", "uploader/judge.go",
 		`case skewed(err):`, `case err == nil:`,
 		`^TestClocksDiffer$`,

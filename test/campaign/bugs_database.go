@@ -134,6 +134,11 @@ var databaseBugs = []bug{
 		`^TestCodeThatIsMadeMeanwhile$`,
 	},
 	{
+		"refused login ends the job", "exporter/failure.go",
+		`return &contracts.WorkerFault{Part: contracts.FaultDatabase, Err: err}`, `return &contracts.Rejection{Code: contracts.DatabaseDenied, Err: err}`,
+		`^TestRefusedLogin$`,
+	},
+	{
 		"login that PostgreSQL cuts", "exporter/databases.go",
 		`|| len(db.User) > maxRoleName {`, `|| len(db.User) > 1<<20 {`,
 		`^TestLoginOfATenant$`,

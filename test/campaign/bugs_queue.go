@@ -151,6 +151,31 @@ var queueBugs = []bug{
 		`^TestLostUploadStartsAgain$`,
 	},
 	{
+		"job ended for the worker's own fault", "consumer/verdict.go",
+		`busy.Busy(), faulty && r.State != failing:`, `busy.Busy(), faulty && r.State == failed:`,
+		`^TestJudgeOfAWorkersFault$`,
+	},
+	{
+		"faulty worker is ready", "consumer/consumer.go",
+		`if len(serious) > 0 {`, `if len(serious) > 1<<30 {`,
+		`^TestFaultsAndReadiness$`,
+	},
+	{
+		"missing right tried again", "consumer/record.go",
+		`if _, refused := AsNoRight(err); refused {`, `if _, refused := AsNoRight(err); refused && ctx.Err() != nil {`,
+		`^TestMissingRightIsFinal$`,
+	},
+	{
+		"dropped subscription not asked for again", "consumer/faults.go",
+		`_ = c.nc.ForceReconnect()`, `_ = c.nc.IsConnected()`,
+		`^TestRightsAndQueuesThatComeBack$`,
+	},
+	{
+		"bucket waited for at the end", "consumer/faults.go",
+		`stop := context.AfterFunc(c.leaving, func() { cancel(ErrShutdown) })`, `stop := context.AfterFunc(context.Background(), func() { cancel(ErrShutdown) })`,
+		`^TestWorkerThatStopsDoesNotWaitForABucket$`,
+	},
+	{
 		"rejection tried again", "consumer/verdict.go",
 		`case r.State == running && rejected:`, `case r.State == "" && rejected:`,
 		`^TestBadEnds$/destination_refuses`,
@@ -174,6 +199,17 @@ var queueBugs = []bug{
 		"MaxDeliver 5", "consumer/setup.go",
 		`MaxDeliver: -1,`, `MaxDeliver: 5,`,
 		`^TestSetupRefusesWhatDiffers$/max_deliver`,
+	},
+	{
+		"connection closed by two refused logins", "consumer/jetstream.go",
+		`		nats.IgnoreAuthErrorAbort(), // else two refused logins in a row close the connection for good
+`, ``,
+		`^TestRefusedLoginsDoNotCloseTheConnection$`,
+	},
+	{
+		"closed connection unnoticed", "consumer/faults.go",
+		`closed := c.nc.StatusChanged(nats.CLOSED)`, `closed := c.nc.StatusChanged(nats.DRAINING_PUBS)`,
+		`^TestRunEndsWhenTheConnectionIsClosed$`,
 	},
 	{
 		"buffer while disconnected", "consumer/jetstream.go",
