@@ -363,25 +363,85 @@ func (j *Jobs) List(ctx context.Context, tenant string) ([]Status, error) {
 		delete(waiting, recordKey(s.Tenant, s.Job))
 	}
 	jobs = slices.AppendSeq(jobs, maps.Values(waiting))
-	paused, err := j.pauses.List(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list jobs: %w", err)
+	slices.SortFunc(jobs, newestFirst)
+	return jobs, j.notePauses(ctx, jobs)
+}
+
+// Newest returns the jobs of a tenant, or of all tenants when tenant is empty, that changed last, limit of them at most and
+// only those that match; match may be nil. It reads no more records than that takes, however many there are. more reports
+// that there may be others. As of [Jobs.List], of those that no worker has claimed it sees the first 1000 of the queue.
+func (j *Jobs) Newest(ctx context.Context, tenant string, limit int, match func(Status) bool) (jobs []Status, more bool, err error) {
+	keys, whose := recordKeys, "*"
+	if tenant != "" {
+		if !contracts.ValidTenant(tenant) {
+			return nil, false, contracts.Reject(contracts.UnknownTenant, "%.80q is no tenant's name", tenant)
+		}
+		keys, whose = recordKey(tenant, "*"), tenant
 	}
-	for i, s := range jobs {
-		if at := slices.IndexFunc(paused, func(p Pause) bool { return p.Tenant == "" || p.Tenant == s.Tenant }); at >= 0 && s.unbegun {
-			jobs[i].Paused = &paused[at]
+	// The queue first, as in List.
+	waiting, err := j.waiting(ctx, whose)
+	if err != nil {
+		return nil, false, fmt.Errorf("list jobs: %w", err)
+	}
+	for c, err := range j.cells.lastChanged(ctx, keys) {
+		if err != nil {
+			return nil, false, fmt.Errorf("list jobs: %w", err)
+		}
+		var r record
+		if err := json.Unmarshal(c.value, &r); err != nil || r.Version != recordVersion {
+			continue
+		}
+		delete(waiting, c.key)
+		if s := statusOf(r); match == nil || match(s) {
+			if more = len(jobs) == limit; more {
+				break
+			}
+			jobs = append(jobs, s)
 		}
 	}
+	queued := slices.SortedFunc(maps.Values(waiting), newestFirst)
+	for _, s := range queued[:min(len(queued), limit)] {
+		// It may have a record that is older than what was read.
+		r, _, err := j.records.get(ctx, recordKey(s.Tenant, s.Job))
+		if err == nil {
+			s = statusOf(r)
+		} else if !errors.Is(err, errNoCell) {
+			continue
+		}
+		if match == nil || match(s) {
+			jobs = append(jobs, s)
+		}
+	}
+	slices.SortFunc(jobs, newestFirst)
+	if more = more || len(jobs) > limit || len(queued) > limit; len(jobs) > limit {
+		jobs = jobs[:limit]
+	}
+	return jobs, more, j.notePauses(ctx, jobs)
+}
+
+// newestFirst orders jobs by when they changed last.
+func newestFirst(a, b Status) int {
 	changed := func(s Status) time.Time {
 		if s.UpdatedAt.IsZero() {
 			return s.RequestedAt
 		}
 		return s.UpdatedAt
 	}
-	slices.SortFunc(jobs, func(a, b Status) int {
-		return cmp.Or(changed(b).Compare(changed(a)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
-	})
-	return jobs, nil
+	return cmp.Or(changed(b).Compare(changed(a)), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Job, b.Job))
+}
+
+// notePauses says of which jobs a pause is in the way.
+func (j *Jobs) notePauses(ctx context.Context, jobs []Status) error {
+	paused, err := j.pauses.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	for i, s := range jobs {
+		if at := slices.IndexFunc(paused, func(p Pause) bool { return p.Tenant == "" || p.Tenant == s.Tenant }); at >= 0 && s.unbegun {
+			jobs[i].Paused = &paused[at]
+		}
+	}
+	return nil
 }
 
 // waiting is what the queues' first requests ask for, by the key that a record would have.

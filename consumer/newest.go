@@ -20,6 +20,7 @@ type entry struct {
 	key      string
 	value    []byte
 	revision uint64
+	gone     bool // the value was removed
 }
 
 // One question asks for so many cells, of which the answer has so many bytes. The server's limit is 1024 cells, and a
@@ -56,6 +57,72 @@ func (b bucketCells) newest(ctx context.Context, filter string) iter.Seq2[entry,
 	}
 }
 
+// lastChanged yields the cells whose keys match, those that changed last first, as they were when it began. It reads no more
+// of the bucket than is asked for: windows of the stream's sequence, from the end on, each twice as long as the one after it
+// while little is found.
+func (b bucketCells) lastChanged(ctx context.Context, filter string) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		first, last, err := b.bounds(ctx)
+		if err != nil {
+			yield(entry{}, err)
+			return
+		}
+		seen, window := map[string]bool{}, uint64(cellsAtOnce)
+		for end := last + 1; end > first; {
+			from := first
+			if end-first > window {
+				from = end - window
+			}
+			got, err := b.between(ctx, filter, from, end)
+			if err != nil {
+				yield(entry{}, err)
+				return
+			}
+			for _, c := range slices.Backward(got) {
+				if seen[c.key] {
+					continue
+				}
+				if seen[c.key] = true; !c.gone && !yield(c, nil) {
+					return
+				}
+			}
+			if end = from; len(got) < cellsAtOnce {
+				window *= 2
+			}
+		}
+	}
+}
+
+// bounds are the first and the last sequence of the bucket's stream.
+func (b bucketCells) bounds(ctx context.Context) (first, last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	s, err := b.js.Stream(ctx, "KV_"+b.kv.Bucket())
+	if err != nil {
+		return 0, 0, fmt.Errorf("list bucket %s: %w", b.kv.Bucket(), notSetUp(err))
+	}
+	state := s.CachedInfo().State
+	return max(1, state.FirstSeq), state.LastSeq, nil
+}
+
+// between are the values that match, of all revisions from one sequence on and before another, the oldest first.
+func (b bucketCells) between(ctx context.Context, filter string, from, end uint64) (all []entry, err error) {
+	for next := from; next > 0 && next < end; {
+		var got []entry
+		n := min(end-next, cellsAtOnce)
+		if got, next, err = b.get(ctx, map[string]any{"next_by_subj": b.prefix() + filter, "seq": next, "batch": n, "max_bytes": bytesAtOnce}, next); err != nil {
+			return nil, err
+		}
+		for _, c := range got {
+			if c.revision >= end {
+				return all, nil
+			}
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
 func (b bucketCells) prefix() string { return "$KV." + b.kv.Bucket() + "." }
 
 // api is how the subjects of JetStream's API begin; see [JetStream].
@@ -83,9 +150,15 @@ func (b bucketCells) subjects(ctx context.Context, filter string) (subjects []st
 
 // batch asks for the newest message of each subject, from a sequence on. next is where to go on, or 0.
 func (b bucketCells) batch(ctx context.Context, subjects []string, from uint64) (got []entry, next uint64, err error) {
+	got, next, err = b.get(ctx, map[string]any{"multi_last": subjects, "seq": from, "max_bytes": bytesAtOnce}, from)
+	return slices.DeleteFunc(got, func(c entry) bool { return c.gone }), next, err
+}
+
+// get asks for several messages of the bucket's stream at once. next is where to go on, or 0.
+func (b bucketCells) get(ctx context.Context, ask map[string]any, from uint64) (got []entry, next uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	question, err := json.Marshal(map[string]any{"multi_last": subjects, "seq": from, "max_bytes": bytesAtOnce})
+	question, err := json.Marshal(ask)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -113,15 +186,13 @@ func (b bucketCells) batch(ctx context.Context, subjects []string, from uint64) 
 		case status != "":
 			return nil, 0, fmt.Errorf("list bucket %s: %s %s", b.kv.Bucket(), status, m.Header.Get("Description"))
 		}
-		if m.Header.Get("KV-Operation") != "" || m.Header.Get(jetstream.MarkerReasonHeader) != "" {
-			continue // it is gone
-		}
+		gone := m.Header.Get("KV-Operation") != "" || m.Header.Get(jetstream.MarkerReasonHeader) != ""
 		revision, bad := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
 		key, ok := strings.CutPrefix(m.Header.Get("Nats-Subject"), b.prefix())
 		if bad != nil || !ok {
 			return nil, 0, fmt.Errorf("list bucket %s: no cell: %s", b.kv.Bucket(), m.Header.Get("Nats-Subject"))
 		}
-		got = append(got, entry{key, m.Data, revision})
+		got = append(got, entry{key, m.Data, revision, gone})
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nats.ErrTimeout

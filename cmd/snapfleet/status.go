@@ -24,7 +24,7 @@ type statusCmd struct {
 	Job      string   `arg:"" optional:"" help:"Only this job, in detail."`
 	Watch    bool     `short:"w" help:"Follow one job to its end."`
 	State    []string `sep:"," enum:"queued,running,waiting,committing,sealing,committed,done,failing,failed,skipped,cancelled" placeholder:"STATE" help:"Of several jobs, only those in one of these states: queued, running, waiting, committing, sealing, committed, done, failing, failed, skipped, cancelled."`
-	Limit    int      `placeholder:"N" help:"Of several jobs, only the newest N."`
+	Limit    int      `default:"50" placeholder:"N" help:"Of several jobs, only the N that changed last. 0: all."`
 	TraceURL string   `name:"trace-url" placeholder:"URL" help:"Where your tracing system shows a trace: an address with {trace_id} in it, such as https://jaeger.internal/trace/{trace_id}. Without it the trace's id is shown."`
 	JSON     bool     `name:"json" help:"Print JSON: one document, or one object a line when there are several or when watching."`
 
@@ -46,14 +46,17 @@ which is a run of a schedule that another run stands for).
 With --watch, bars on a terminal, else a line for each change. The exit status of --watch is 0 only when the
 customer has the data.`,
 		examples: []example{
-			{"Everything there is.", "snapfleet status"},
+			{"What happened last, in the whole fleet.", "snapfleet status"},
 			{"One job, to its end.", "snapfleet status acme 2026-03-31-143022 --watch"},
 			{"What failed lately, with links to the traces.", "snapfleet status --state=failed --limit=20 --trace-url=https://jaeger.internal/trace/{trace_id}"},
-			{"Bytes delivered to a tenant.", "snapfleet status acme --state=done --json | jq -s 'map(.totals.bytes) | add'"},
+			{"Bytes delivered to a tenant.", "snapfleet status acme --state=done --limit=0 --json | jq -s 'map(.totals.bytes) | add'"},
 		},
 		exits: []int{exitOK, exitFailed, exitUsage, exitNotFound, exitRejected, exitJobFailed, exitUnreachable, exitInterrupted},
 	}
 }
+
+// defaultLimit is how many of several jobs are shown unless a limit is given.
+const defaultLimit = 50
 
 // Run shows one job, or a table.
 func (s *statusCmd) Run(ctx context.Context, c *console) error {
@@ -65,7 +68,7 @@ func (s *statusCmd) Run(ctx context.Context, c *console) error {
 	if s.Watch && s.Job == "" {
 		return usagef("--watch follows one job: give a tenant and a job")
 	}
-	if s.Job != "" && (s.Limit != 0 || len(s.State) > 0) {
+	if s.Job != "" && (s.Limit != defaultLimit || len(s.State) > 0) {
 		return usagef("--limit and --state are for several jobs, and %s is one", s.Job)
 	}
 	if s.Limit < 0 {
@@ -164,9 +167,12 @@ func (s *statusCmd) stream(ctx context.Context, c *console, jobs *consumer.Jobs)
 }
 
 func (s *statusCmd) list(ctx context.Context, c *console, js jetstream.JetStream, jobs *consumer.Jobs) error {
-	all, err := jobs.List(ctx, s.Tenant)
+	all, more, err := s.read(ctx, jobs)
 	if err != nil {
 		return err
+	}
+	if more {
+		fmt.Fprintf(c.err, "These are the %d that changed last. All: --limit=0\n", s.Limit)
 	}
 	if s.Tenant != "" && len(all) == 0 { // the jobs of a tenant that was removed are still to be seen
 		registry, err := consumer.OpenRegistry(ctx, js)
@@ -195,6 +201,8 @@ func (s *statusCmd) list(ctx context.Context, c *console, js jetstream.JetStream
 		return nil
 	}
 	switch {
+	case len(all) == 0 && len(s.State) > 0:
+		fmt.Fprintln(c.err, "No job is in that state.")
 	case len(all) == 0:
 		fmt.Fprintln(c.err, "No jobs yet. See: snapfleet submit --help")
 	case len(some) == 0:
@@ -204,6 +212,20 @@ func (s *statusCmd) list(ctx context.Context, c *console, js jetstream.JetStream
 	}
 	c.pauses(paused, s.Tenant)
 	return nil
+}
+
+// read are the jobs that changed last, in the states that were asked for, or all jobs when there is no limit. more reports
+// that there may be others.
+func (s *statusCmd) read(ctx context.Context, jobs *consumer.Jobs) (all []consumer.Status, more bool, err error) {
+	if s.Limit == 0 {
+		all, err = jobs.List(ctx, s.Tenant)
+		return all, false, err
+	}
+	var match func(consumer.Status) bool
+	if len(s.State) > 0 {
+		match = func(st consumer.Status) bool { return slices.Contains(s.State, stateName(st)) }
+	}
+	return jobs.Newest(ctx, s.Tenant, s.Limit, match)
 }
 
 // chosen are the newest jobs, in the states that were asked for.
