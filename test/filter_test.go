@@ -79,7 +79,11 @@ func aged(tenant string) func(context.Context, string) error {
 // what the record does not leave out any more is there again, and nothing is said.
 func TestFilter(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, "choosy", aged("choosy"))
+	var database string
+	f := newFleet(t, "choosy", func(ctx context.Context, url string) error {
+		database = url
+		return aged("choosy")(ctx, url)
+	})
 	f.work("w", "--attachments-source=choosy-files={tenant}/")
 	for _, bad := range []string{"--exclude-tables=[", "--attachments-newer-than=soon"} {
 		if out, code := f.try(f.env, "tenant", "set", "choosy", bad); code != 4 || !strings.Contains(out, "filter") {
@@ -122,6 +126,23 @@ func TestFilter(t *testing.T) {
 	}
 	if text, err := os.ReadFile(filepath.Join(f.download("all"), contracts.ManifestName)); err != nil || bytes.Contains(text, []byte(`"filter"`)) {
 		t.Errorf("without a filter the manifest says %+v, %v", m.Filter, err)
+	}
+
+	// Nothing that was meant and did not happen is silent: a misspelt pattern, and attachments of a tenant without the table.
+	f.set("--exclude-tables=stagin,file_attachments")
+	if err := sql("ALTER TABLE choosy.file_attachments RENAME TO kept_elsewhere")(t.Context(), database); err != nil {
+		t.Fatal(err)
+	}
+	f.submit("odd")
+	o := f.delivered("odd").Outcome
+	if o.Totals.UnmatchedPatterns != 2 || o.Totals.AttachmentsExcluded != "the schema has no attachment table" {
+		t.Errorf("the outcome says %+v", *o.Totals)
+	}
+	if m := f.manifest("odd"); !slices.Equal(m.Filter.Unmatched, []string{"stagin", "file_attachments"}) || m.Totals != *o.Totals {
+		t.Errorf("the manifest says %+v, %+v", m.Filter, m.Totals)
+	}
+	if out := f.run("status", "choosy", "odd"); !strings.Contains(out, "attachments") || !strings.Contains(out, "no attachment table") {
+		t.Errorf("status says\n%s", out)
 	}
 
 	f.set("--exclude-tables=*")
