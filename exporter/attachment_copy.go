@@ -15,16 +15,16 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// The default query's table may be of an owner who would gain by code that runs as our role: see listExposed. Then no
-// query is planned: the rows come by COPY of the table itself, and are sorted, and chosen by their age, here.
+// The default query's table may be of an owner who would gain by code that runs as our role: see listExposed. Or an index
+// of it calls a function that a query would run. Then no query is planned: the rows come by COPY of the table itself, and are sorted, and chosen by their age, here.
 
 // attachmentColumns are those of the default query.
 var attachmentColumns = []string{"id", "entity_id", "filename", "content_type", "s3_bucket", "s3_key", "s3_etag"}
 
-// exposedAttachments are the relations with rows of the default query, if one of them is exposed.
-func (s *Snapshot) exposedAttachments(c *catalog) (leaves []*relation) {
-	if s.exporter.cfg.Attachments.Query != DefaultAttachmentsQuery {
-		return nil
+// plainAttachments are the relations with rows of the default query, and whether they may only be copied plain.
+func (s *Snapshot) plainAttachments(c *catalog) (leaves []*relation, plain bool) {
+	if root := c.find(defaultAttachments); s.exporter.cfg.Attachments.Query != DefaultAttachmentsQuery || !root.isTable() {
+		return nil, false
 	}
 	read := map[uint32]bool{c.find(defaultAttachments).oid: true}
 	for more := true; more; {
@@ -35,17 +35,13 @@ func (s *Snapshot) exposedAttachments(c *catalog) (leaves []*relation) {
 			}
 		}
 	}
-	exposed := false
 	for _, r := range c.relations {
 		if read[r.oid] && r.kind == "r" {
 			leaves = append(leaves, r)
 		}
-		exposed = exposed || read[r.oid] && r.exposed
+		plain = plain || read[r.oid] && r.plain()
 	}
-	if !exposed {
-		return nil
-	}
-	return leaves
+	return leaves, plain
 }
 
 // copyAttachments is queryAttachments without a query.

@@ -131,7 +131,7 @@ func (s *Snapshot) askForAttachments(c *catalog) error {
 		return failed(ctx, err, "read the attachment table")
 	}
 	var err error
-	if leaves := s.exposedAttachments(c); len(leaves) > 0 {
+	if leaves, plain := s.plainAttachments(c); plain {
 		err = withoutText(s.copyAttachments(c, leaves))
 	} else if err = withoutText(s.queryAttachments()); err == nil {
 		err = s.checkRead()

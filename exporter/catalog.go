@@ -44,6 +44,7 @@ type relation struct {
 	readable   bool
 	secured    bool // row-level security would hide rows from us
 	code       bool // planning a query of it may run functions that are not the server's: see listCode
+	tenants    bool // and one of them is not a superuser's, or is in a partition key
 	exposed    bool // its owner may make such functions, and gains by running them: see listExposed
 	columns    []column
 }
@@ -267,31 +268,32 @@ func (c *catalog) listEdges(ctx context.Context, conn *pgx.Conn) error {
 func (c *catalog) listCode(ctx context.Context, conn *pgx.Conn) error {
 	rows, err := conn.Query(ctx, `
 		WITH expression AS (
-			SELECT 'pg_class'::regclass AS class, indexrelid AS oid, indrelid AS relation FROM pg_index
-			UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid FROM pg_statistic_ext
-			UNION ALL SELECT 'pg_class'::regclass, partrelid, partrelid FROM pg_partitioned_table
+			SELECT 'pg_class'::regclass AS class, indexrelid AS oid, indrelid AS relation, false AS key FROM pg_index
+			UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid, false FROM pg_statistic_ext
+			UNION ALL SELECT 'pg_class'::regclass, partrelid, partrelid, true FROM pg_partitioned_table
 		)
-		SELECT DISTINCT e.relation
+		SELECT e.relation, bool_or(e.key OR NOT coalesce(r.rolsuper, false))
 		FROM expression e JOIN pg_class c ON c.oid = e.relation JOIN pg_depend d ON d.classid = e.class AND d.objid = e.oid AND d.objsubid = 0
 			LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
 			LEFT JOIN pg_proc f ON f.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
 			LEFT JOIN pg_language l ON l.oid = f.prolang
 			LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-		WHERE c.relnamespace = $1 AND (l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd')`, c.schemaOID)
+			LEFT JOIN pg_roles r ON r.oid = coalesce(f.proowner, t.typowner)
+		WHERE c.relnamespace = $1 AND (l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd')
+		GROUP BY e.relation`, c.schemaOID)
 	if err != nil {
 		return err
 	}
-	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
-	if err != nil {
+	code, tenants := map[uint32]bool{}, map[uint32]bool{}
+	var oid uint32
+	var tenant bool
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &tenant}, func() error { code[oid], tenants[oid] = true, tenant; return nil }); err != nil {
 		return err
-	}
-	code := make(map[uint32]bool, len(oids))
-	for _, oid := range oids {
-		code[oid] = true
 	}
 	c.inherit(code)
+	c.inherit(tenants)
 	for _, r := range c.relations {
-		r.code = code[r.oid]
+		r.code, r.tenants = code[r.oid], tenants[r.oid]
 	}
 	return nil
 }
@@ -402,7 +404,8 @@ func (c *catalog) checkQuery(sql string) error {
 		return c.foreign(foreign)
 	}
 	for _, r := range c.relations {
-		if read[r.oid] && (r.kind == "v" || r.kind == "f" || r.code) {
+		// The default query's table is copied, and not queried, where a superuser's function is in an index of it.
+		if planned := sql != DefaultAttachmentsQuery || r.kind == "m"; read[r.oid] && (r.kind == "v" || r.kind == "f" || r.tenants || r.code && planned) {
 			return contracts.Reject(contracts.AttachmentsUnreadable,
 				"%.80q of schema %q would run its owner's code when it is queried: it is a view or a foreign table, or an index, statistics or a partition key of it call a function; "+
 					"fix: query a table instead, or drop the index or statistics", r.name, c.schema)

@@ -525,6 +525,27 @@ func TestAttachmentsOfAnOwnerWhoGains(t *testing.T) {
 	}
 }
 
+// TestAttachmentsWithASuperusersIndex: a superuser's function in an index of the attachment table, which finds nothing under
+// our search_path, is no reason to refuse the default query. A query of the operator's own would fail.
+func TestAttachmentsWithASuperusersIndex(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, attachmentTable, "CREATE EXTENSION unaccent SCHEMA public", "CREATE FUNCTION f_unaccent(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT unaccent('unaccent', $1) $$",
+		"INSERT INTO file_attachments (id, filename) VALUES ('2', 'Zoë'), ('1', NULL); CREATE INDEX ON file_attachments (f_unaccent(filename)) WHERE f_unaccent('x') = 'x'")
+	tn.as(grantAll)
+	a := attempt("acme")
+	a.Request.Only = contracts.Attachments
+	s, err := New(tn.db, nil, Config{}).Open(t.Context(), a)
+	must(t, err)
+	defer s.Close()
+	if files := s.Contents().Attachments; len(files) != 2 || files[0].ID != "1" || files[1].Filename != "Zoë" {
+		t.Errorf("%v", files)
+	}
+	_, err = New(tn.db, nil, Config{Attachments: Attachments{Query: DefaultAttachmentsQuery + " DESC"}}).Open(t.Context(), a)
+	if !isRejected(err, contracts.AttachmentsUnreadable) {
+		t.Errorf("error: %v", err)
+	}
+}
+
 // begun is a snapshot whose instant is taken, and nothing else.
 func (tn *tenant) begun() *Snapshot {
 	tn.t.Helper()
