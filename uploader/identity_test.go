@@ -51,8 +51,10 @@ func TestFaultOfTheWorkersIdentity(t *testing.T) {
 			cfg := c.cfg
 			cfg.RetryFor = time.Hour // nobody waits for that
 			u := New(base, cfg)
-			_, asked := u.Identity(t.Context())
-			_, looked := u.Delivered(t.Context(), c.attempt)
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			_, asked := u.Identity(ctx)
+			_, looked := u.Delivered(ctx, c.attempt)
 			for what, err := range map[string]error{"identity": asked, "delivered": looked} {
 				if f, ok := contracts.AsWorkerFault(err); !ok || f.Part != contracts.FaultIdentity {
 					t.Errorf("%s: %v is no fault of the worker's identity", what, err)
