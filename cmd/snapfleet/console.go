@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -29,6 +32,9 @@ type console struct {
 	colors   bool
 	width    int      // columns to write in
 	warnings []string // of the environment; the verb that logs says them
+
+	mu      sync.Mutex
+	painted map[string]bool // what paint has made
 }
 
 const (
@@ -48,6 +54,7 @@ func newConsole(in, out, err *os.File) *console {
 		}
 	}
 	c.colors = c.outTTY && colorsWanted()
+	c.out, c.err = screen{out, c.colors}, screen{err, c.colors}
 	if !colorsWanted() {
 		text.DisableColors()
 	}
@@ -64,7 +71,94 @@ func (c *console) paint(s string, colors ...text.Color) string {
 	if !c.colors || s == "" {
 		return s
 	}
-	return text.Colors(colors).Sprint(s)
+	s = text.Colors(colors).Sprint(printable(s))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.painted == nil {
+		c.painted = map[string]bool{}
+	}
+	c.painted[s] = true
+	return s
+}
+
+// clean escapes what a terminal might obey, but for what [console.paint] has made.
+func (c *console) clean(s string) string {
+	var b strings.Builder
+	for {
+		esc := strings.IndexByte(s, '\x1b')
+		if esc < 0 {
+			return b.String() + printable(s)
+		}
+		b.WriteString(printable(s[:esc]))
+		own := c.paintedPrefix(s[esc:])
+		if own == "" {
+			own = s[esc : esc+1]
+			b.WriteString(printable(own))
+		} else {
+			b.WriteString(own)
+		}
+		s = s[esc+len(own):]
+	}
+}
+
+func (c *console) paintedPrefix(s string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for own := range c.painted {
+		if strings.HasPrefix(s, own) {
+			return own
+		}
+	}
+	return ""
+}
+
+// screen is the last gate before a terminal, or a file that is shown on one: whatever a verb prints, control characters,
+// invisible formatting and invalid UTF-8 are shown as what they are. Line feeds and tabulators stay, and colours where
+// they are wanted. A Write is of whole characters.
+type screen struct {
+	w      io.Writer
+	colors bool
+}
+
+// ownColors are the sequences that this program and its tables use: bold, faint and colours of letters.
+var ownColors = regexp.MustCompile(`^\x1b\[(0|1|2|22|39|3[0-7]|9[0-7])(;(1|2|3[0-7]|9[0-7]))*m`)
+
+// Write implements io.Writer.
+func (s screen) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(s.w, s.shown(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (s screen) shown(text string) string {
+	if !s.colors {
+		return printable(text)
+	}
+	var b strings.Builder
+	for {
+		esc := strings.IndexByte(text, '\x1b')
+		if esc < 0 {
+			return b.String() + printable(text)
+		}
+		b.WriteString(printable(text[:esc]))
+		own := ownColors.FindString(text[esc:])
+		if own == "" {
+			own = text[esc : esc+1]
+			b.WriteString(printable(own))
+		} else {
+			b.WriteString(own)
+		}
+		text = text[esc+len(own):]
+	}
+}
+
+// raw is the writer behind a screen, for what moves the cursor or escapes by itself.
+func raw(w io.Writer) io.Writer {
+	if s, ok := w.(screen); ok {
+		return s.w
+	}
+	return w
 }
 
 // table prints rows below a header. A pipe gets the same columns without a colour.
@@ -74,6 +168,13 @@ func (c *console) table(header table.Row, rows []table.Row, columns ...table.Col
 	t.SetStyle(c.style())
 	t.SetColumnConfigs(columns)
 	t.AppendHeader(header)
+	for _, row := range rows {
+		for i, cell := range row {
+			if v := reflect.ValueOf(cell); v.Kind() == reflect.String { // of whatever type
+				row[i] = strings.ReplaceAll(c.clean(v.String()), "\n", `\n`) // no cell begins a line of its own
+			}
+		}
+	}
 	t.AppendRows(rows)
 	t.Render()
 }
@@ -91,7 +192,7 @@ func (c *console) facts(pairs ...[2]string) {
 			continue
 		}
 		lead := p[0] + strings.Repeat(" ", widest-len(p[0])+2)
-		body := strings.ReplaceAll(wrap(p[1], c.width-len(lead)), "\n", "\n"+strings.Repeat(" ", len(lead)))
+		body := strings.ReplaceAll(wrap(c.clean(p[1]), c.width-len(lead)), "\n", "\n"+strings.Repeat(" ", len(lead)))
 		io.WriteString(c.out, c.faint(lead)+body+"\n")
 	}
 }

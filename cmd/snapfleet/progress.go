@@ -24,8 +24,9 @@ type progressView interface {
 
 // progress opens a view on w, which is or is not a terminal.
 func (c *console) progress(w io.Writer, terminal bool, title string) progressView {
+	title = printable(title)
 	if terminal {
-		return newBars(w, title, c.width)
+		return newBars(raw(w), title, c.width)
 	}
 	return &lines{w: w, title: title, now: time.Now}
 }
@@ -147,7 +148,7 @@ func (l *lines) show(state string, p contracts.Progress) {
 		return
 	}
 	l.state, l.last, l.printed = state, p, now
-	fmt.Fprintf(l.w, "%s %s: %s\n", now.UTC().Format(time.TimeOnly), l.title, strings.Join(l.words(state, p), ", "))
+	fmt.Fprintf(l.w, "%s %s: %s\n", now.UTC().Format(time.TimeOnly), l.title, printable(strings.Join(l.words(state, p), ", ")))
 }
 
 func (l *lines) words(state string, p contracts.Progress) []string {
@@ -205,6 +206,7 @@ func (b *bars) show(state string, p contracts.Progress) {
 		b.mu.Unlock()
 		return
 	}
+	state, p.Phase, p.Current = printable(state), contracts.Phase(printable(string(p.Phase))), printable(p.Current)
 	b.state, b.now = state, p
 	b.meter.see(time.Now(), p.Bytes)
 	b.mu.Unlock()

@@ -57,7 +57,7 @@ s3:ListBucket there, too, many attachments take half the requests.
 // Run is the composition root: everything that the worker is made of is made here, and nowhere else.
 func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err error) {
 	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may leave; the jobs go on
-	log := w.logger(c.err, c.errTTY)
+	log := w.logger(raw(c.err), c.errTTY)
 	for _, warning := range c.warnings {
 		log.Warn().Msg(warning)
 	}
