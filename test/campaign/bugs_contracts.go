@@ -47,4 +47,24 @@ var contractBugs = []bug{
 		`append(v.report.Problems, addsUp(m)...)`, `addsUp(m)`,
 		`^TestVerifyFindsEveryLie$`,
 	},
+	{
+		"a member's header not compared", "uploader/untar.go",
+		`err != nil || !bytes.Equal(raw, want) {`, `err != nil || len(want) == 0 {`,
+		`^TestVerifyRefusesWhatOthersUnpackDifferently$`,
+	},
+	{
+		"a table decompressed to its end", "uploader/verify.go",
+		`b.counter.counted() > b.most:`, `b.counter.counted() > b.most && b.most < 0:`,
+		`^TestVerifyStopsDecompressing$`,
+	},
+	{
+		"the customer accused of what the source held", "uploader/verify.go",
+		`say(got.OK, "%v", wrong)`, `say(false, "%v", wrong)`,
+		`^TestVerifyLeavesTheCustomerOutOfIt$`,
+	},
+	{
+		"a pipe in the folder waited for", "uploader/source.go",
+		`if !found.Mode().IsRegular() {`, `if found.IsDir() {`,
+		`^TestVerifyOpensPlainFilesOnly$`,
+	},
 }

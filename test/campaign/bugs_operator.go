@@ -219,6 +219,21 @@ var operatorBugs = []bug{
 		`./test ^TestMetricsOfTrouble$`,
 	},
 	{
+		"control characters printed", "cmd/snapfleet/console.go",
+		"	c.out, c.err = screen{out, c.colors}, screen{err, c.colors}\n", "",
+		`^TestVerifyOfAStrangersManifest$`,
+	},
+	{
+		"a login of NATS known by its pattern alone", "cmd/snapfleet/config.go",
+		"	secrets.addNATS(f.NATSURL)\n", "",
+		`^TestNoLoginIsPrinted$`,
+	},
+	{
+		"OpenTelemetry on though it is disabled", "cmd/snapfleet/config.go",
+		`case strings.EqualFold(disabled, "true"):`, `case disabled == "true":`,
+		`^TestTraceExporters$`,
+	},
+	{
 		"durations without a trace", "cmd/snapfleet/worker.go",
 		`EnableOpenMetrics: true`, `EnableOpenMetrics: false`,
 		`./test ^TestMetricsPage$`,
