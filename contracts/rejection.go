@@ -265,7 +265,7 @@ var advice = map[Code]Advice{
 	},
 	FormatImpossible: {
 		Cause: "a value cannot be made JSON of: its type has a cast to json of an extension's in a table whose owner's code a query would run, or it is an array or a record of more than 16 MiB",
-		Fix:   "ask for the format csv.gz, or leave the table out with `snapfleet tenant set --exclude-tables`",
+		Fix:   "ask for the format csv.gz; or leave the table out with `snapfleet tenant set --exclude-tables`; or read the tenant with a database login of its own, as deploy/database.md shows",
 	},
 	ValueTooLarge: {
 		Cause: "a row of the table named above is larger than the 1 GB that PostgreSQL can send: text doubles a bytea, and CSV and JSON make quotation marks and control characters longer",
