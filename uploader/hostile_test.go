@@ -32,11 +32,11 @@ func newHostile(t *testing.T) *hostile {
 	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.asked.Add(1)
 		if r.URL.Path == "/" && r.Method == http.MethodPost {
+			_ = r.ParseForm() // reads the body, without which the server does not see that the client has gone
 			if h.sts != nil {
 				h.sts(w, r)
 				return
 			}
-			_ = r.ParseForm()
 			if r.Form.Get("ExternalId") != "the-external-id-of-acme" {
 				w.WriteHeader(http.StatusForbidden)
 				fmt.Fprint(w, `<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>`)
@@ -228,6 +228,9 @@ func (h *hostile) modes() map[string]func(w http.ResponseWriter, r *http.Request
 func TestHostileStore(t *testing.T) {
 	for mode := range (&hostile{}).modes() {
 		for _, side := range []string{"s3", "sts"} {
+			if side == "sts" && strings.HasPrefix(mode, "lists") {
+				continue
+			}
 			t.Run(side+"/"+mode, func(t *testing.T) {
 				t.Parallel()
 				h := newHostile(t)
@@ -236,7 +239,8 @@ func TestHostileStore(t *testing.T) {
 					h.sts = h.s3
 				}
 				for verb, do := range h.verbs() {
-					if side == "sts" && verb == "SetExpiry" { // it asks for no role
+					// It asks for no role, and its time limit is stsTimeout, which is too long for a test.
+					if verb == "SetExpiry" && (side == "sts" || mode == "silence" || mode == "one byte at a time") {
 						continue
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
