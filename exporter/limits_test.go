@@ -189,7 +189,7 @@ func TestNoAddressIsTold(t *testing.T) {
 					t.Errorf("tells %q: %v", secret, err)
 				}
 			}
-			if text := err.Error(); strings.HasSuffix(text, ": ") || len(text) > 400 || errors.Is(err, errMoved) {
+			if text := err.Error(); strings.HasSuffix(text, ": ") || len(text) > 700 || errors.Is(err, errMoved) {
 				t.Errorf("says %q", text)
 			}
 			t.Log(err)

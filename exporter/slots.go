@@ -63,7 +63,8 @@ func (s *server) taken(ctx context.Context, conn *pgx.Conn, slot *int32) error {
 
 // slotBeyond takes a slot with a number above the share, in the transaction that conn is in, if sessions of other roles hold
 // locks that would otherwise be the fleet's slots. Anybody who can log in may lock any number, so only the locks of our own
-// role count, or of the roles of all tenants' logins. While others take and leave numbers, the fleet may have as many sessions too many as they have locks.
+// role count, or of the roles of all tenants' logins. While others take and leave numbers, the fleet may have as many
+// sessions too many as they have locks.
 func (s *server) slotBeyond(ctx context.Context, conn *pgx.Conn) (free bool, others []string, err error) {
 	var ours, theirs int64
 	err = conn.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FILTER (WHERE ours), count(*) FILTER (WHERE NOT ours),
@@ -71,6 +72,7 @@ func (s *server) slotBeyond(ctx context.Context, conn *pgx.Conn) (free bool, oth
 		FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
 			CROSS JOIN LATERAL (SELECT coalesce(%s, false) AS ours, coalesce(quote_ident(a.usename), 'unknown') AS role) holder
 		WHERE l.locktype = 'advisory' AND l.classid = %d AND l.objsubid = 2 AND l.granted
+			AND (l.pid IS NULL OR a.pid IS NOT NULL) -- a prepared transaction's is not ours; whose was a session that has just ended is unknown
 			AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`, s.isOurs("a.usename"), slotClass)).Scan(&ours, &theirs, &others)
 	if err != nil || theirs == 0 || ours >= int64(s.share) {
 		return false, others, err

@@ -200,7 +200,7 @@ var databaseBugs = []bug{
 	},
 	{
 		"refusal at first sight", "exporter/exporter.go",
-		`if confirms(before, err) {`, `if err != nil {`,
+		`if confirms(before, err) {`, `if before == nil || confirms(before, err) {`,
 		`^TestRefusalIsLookedAtAgain$`,
 	},
 	{
