@@ -45,6 +45,7 @@ type relation struct {
 	secured    bool // row-level security would hide rows from us
 	code       bool // planning a query of it may run functions that are not the server's: see listCode
 	tenants    bool // and one of them is not a superuser's, or is in a partition key
+	compiled   bool // planning a query of it may run compiled functions that are not the server's own: see probe
 	exposed    bool // its owner may make such functions, and gains by running them: see listExposed
 	columns    []column
 }
@@ -272,28 +273,32 @@ func (c *catalog) listCode(ctx context.Context, conn *pgx.Conn) error {
 			UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxrelid, false FROM pg_statistic_ext
 			UNION ALL SELECT 'pg_class'::regclass, partrelid, partrelid, true FROM pg_partitioned_table
 		)
-		SELECT e.relation, bool_or(e.key OR NOT coalesce(r.rolsuper, false))
+		SELECT e.relation, bool_or(l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd'),
+			bool_or(e.key OR NOT coalesce(r.rolsuper, false)) FILTER (WHERE l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd')
 		FROM expression e JOIN pg_class c ON c.oid = e.relation JOIN pg_depend d ON d.classid = e.class AND d.objid = e.oid AND d.objsubid = 0
 			LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
 			LEFT JOIN pg_proc f ON f.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
 			LEFT JOIN pg_language l ON l.oid = f.prolang
 			LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
 			LEFT JOIN pg_roles r ON r.oid = coalesce(f.proowner, t.typowner)
-		WHERE c.relnamespace = $1 AND (l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd')
-		GROUP BY e.relation`, c.schemaOID)
+		WHERE c.relnamespace = $1 AND (l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd' OR f.oid >= $2)
+		GROUP BY e.relation`, c.schemaOID, firstUserOID)
 	if err != nil {
 		return err
 	}
-	code, tenants := map[uint32]bool{}, map[uint32]bool{}
+	code, tenants, compiled := map[uint32]bool{}, map[uint32]bool{}, map[uint32]bool{}
 	var oid uint32
-	var tenant bool
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &tenant}, func() error { code[oid], tenants[oid] = true, tenant; return nil }); err != nil {
+	var isCode, tenant *bool
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &isCode, &tenant}, func() error {
+		code[oid], tenants[oid], compiled[oid] = isCode != nil && *isCode, tenant != nil && *tenant, true
+		return nil
+	}); err != nil {
 		return err
 	}
 	c.inherit(code)
 	c.inherit(tenants)
 	for _, r := range c.relations {
-		r.code, r.tenants = code[r.oid], tenants[r.oid]
+		r.code, r.tenants, r.compiled = code[r.oid], tenants[r.oid], compiled[r.oid]
 	}
 	return nil
 }

@@ -181,6 +181,9 @@ func (s *Snapshot) openTables() error {
 	// From here on the tables can be neither truncated nor rewritten, dropped or renamed, and everything that
 	// is read within this snapshot is of one instant.
 
+	if err := s.probe(after); err != nil {
+		return err
+	}
 	sizes, err := s.measure(after)
 	if err != nil {
 		return err
@@ -343,6 +346,24 @@ func lockFailed(ctx context.Context, err error) error {
 		return &contracts.Rejection{Code: contracts.TooManyTables, Err: failed(ctx, err, "lock the tables")}
 	}
 	return failed(ctx, err, "lock the tables")
+}
+
+// probe plans a query of each table that has a compiled function of an extension's in an index or statistics. Such a
+// function may fail under our search_path, or in this session. Then the table is copied plain.
+func (s *Snapshot) probe(c *catalog) error {
+	for _, r := range c.tables() {
+		if r.kind != "r" || !r.compiled || r.plain() {
+			continue
+		}
+		err := exec(s.ctx, s.holder, "SAVEPOINT plan; EXPLAIN SELECT FROM ONLY "+r.quoted(c.schema))
+		if r.code = sqlstate(err) != ""; err != nil && !r.code {
+			return failed(s.ctx, err, "plan a query of table %q", r.name)
+		}
+		if err := exec(s.ctx, s.holder, "ROLLBACK TO plan; RELEASE plan"); err != nil {
+			return failed(s.ctx, err, "plan a query of table %q", r.name)
+		}
+	}
+	return nil
 }
 
 // measure asks how large the tables are. To ask that of a table is to lock it for a moment.

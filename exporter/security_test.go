@@ -310,6 +310,20 @@ func TestCompiledCodeKeepsItsChunks(t *testing.T) {
 	}
 }
 
+// TestCompiledCodeThatFails: a table whose query cannot be planned, because a compiled function in an index fails, is
+// copied plain, in both formats.
+func TestCompiledCodeThatFails(t *testing.T) {
+	t.Parallel()
+	tn := newTenant(t, churned, "CREATE FUNCTION rel(text) RETURNS regclass LANGUAGE internal IMMUTABLE STRICT AS 'text_regclass'")
+	want := map[contracts.Format]string{contracts.CSV: tn.serverSays(contracts.CSV, "churned"), contracts.JSONL: tn.serverSays(contracts.JSONL, "churned")}
+	tn.exec("CREATE INDEX ON churned ((rel('churned')::oid))") // found under the tenant's search_path alone
+	for format, rows := range want {
+		if got := tn.exportAs(format, Config{})["churned"].data; got != rows {
+			t.Errorf("%s: %d bytes, not %d", format, len(got), len(rows))
+		}
+	}
+}
+
 // TestAttachmentTablesCode: nor does code run that the attachment query would come across.
 func TestAttachmentTablesCode(t *testing.T) {
 	t.Parallel()
