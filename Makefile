@@ -190,6 +190,11 @@ memory: ## Show that memory does not grow: 0.1 and 4 GB. It takes some 15 GB of 
 	@test/install.sh
 	$(GO) test ./test -run '^TestMemoryDoesNotGrow$$' -v -timeout 30m -args -gigabytes=4
 
+.PHONY: soak
+soak: ## Show that a worker's memory does not grow: 200,000 jobs in virtual time, and 20,000 over a real server. It takes hours.
+	$(GO) test ./consumer -run '^TestMemoryOfAWorkerDoesNotGrow$$' -v -timeout 12h -args -soak=200000
+	$(GO) test ./consumer -run '^TestMemoryOfAWorkerDoesNotGrowOverARealServer$$' -v -timeout 6h -args -real-soak=20000
+
 .PHONY: completion
 completion: build ## Print how to complete snapfleet's commands with the tabulator key.
 	@echo "bash:  source <($(CURDIR)/bin/snapfleet completion bash)"

@@ -10,14 +10,19 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/snapfleet/snapfleet/contracts"
+	"github.com/snapfleet/snapfleet/test/world"
 )
 
-var soak = flag.Int("soak", 2000, "jobs of TestMemoryOfAWorkerDoesNotGrow")
+var (
+	soak     = flag.Int("soak", 2000, "jobs of TestMemoryOfAWorkerDoesNotGrow")
+	realSoak = flag.Int("real-soak", 400, "jobs of TestMemoryOfAWorkerDoesNotGrowOverARealServer")
+)
 
 // jobsAtOnce is how many jobs the test publishes before it waits for all of them.
 const jobsAtOnce = 100
@@ -160,6 +165,69 @@ func TestMemoryOfAWorkerDoesNotGrow(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// The same with a real server, in a process of its own. It is no parallel test: others would use the same heap.
+func TestMemoryOfAWorkerDoesNotGrowOverARealServer(t *testing.T) {
+	ctx := t.Context()
+	server, err := world.StartNATS(t.TempDir(), world.AsProcess())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	nc, err := Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js := must(JetStream(nc, ""))
+	must(Setup(ctx, js, SetupOptions{}))
+	registry := must(OpenRegistry(ctx, js))
+	for i := range jobsAtOnce { // no job waits for its tenant's share
+		if err := registry.Set(ctx, tenant(fmt.Sprintf("t%d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	jobs, w := must(OpenJobs(ctx, js)), newMemory(t)
+	defer w.rest()
+	w.unchecked = true
+	defer start(t, nc, exports{n: w.node("bucket")}, Config{Worker: "w1", Slots: 8, PerTenant: 8, CheckEvery: -1, CheckAhead: -1})()
+	ended := make(chan string, jobsAtOnce)
+	sub, err := nc.Subscribe(contracts.OutcomeSubjects, func(m *nats.Msg) { ended <- m.Subject })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	done := 0
+	round := func() {
+		for i := range jobsAtOnce {
+			done++
+			must(jobs.Submit(ctx, requestOf(fmt.Sprintf("t%d", i), fmt.Sprintf("job-%d", done)), nil))
+		}
+		for range jobsAtOnce {
+			select {
+			case <-ended:
+			case <-time.After(5 * time.Minute):
+				t.Fatalf("no job has ended for five minutes, of %d", done)
+			}
+		}
+		w.empty()
+	}
+	for range 2 {
+		round()
+	}
+	before, goroutines, began := heapInUse(), runtime.NumGoroutine(), done
+	for done < *realSoak {
+		round()
+	}
+	grown := int64(heapInUse()) - int64(before)
+	t.Logf("%d jobs: the heap was %d KiB after the first %d, and has grown by %d bytes; %d goroutines, then %d", done, before>>10, began, grown, goroutines, runtime.NumGoroutine())
+	if limit := int64(2<<20 + 32*(done-began)); grown > limit {
+		t.Errorf("the heap has grown by %d bytes over %d jobs, the limit is %d", grown, done-began, limit)
+	}
+	if n := runtime.NumGoroutine(); n > goroutines+16 { // the last jobs may be about to end
+		t.Errorf("%d goroutines, and %d after %d jobs more", goroutines, n, done-began)
+	}
 }
 
 // heapInUse is how much is in use.
