@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -23,6 +24,8 @@ type crowd struct {
 	mine  map[string]int                  // slots of this worker, by tenant
 	moved map[string]map[string]time.Time // when a job's record last changed, by tenant and key
 	ended map[string]time.Time            // keys of jobs whose outcome was seen
+
+	pruned time.Time // when old keys of ended were dropped
 }
 
 func newCrowd(cfg Config) *crowd {
@@ -53,6 +56,10 @@ func (c *crowd) end(key string) {
 	tenant, _, _ := strings.Cut(key, ".")
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if time.Since(c.pruned) > c.lively { // a fast fleet ends many jobs between two rounds of forget
+		c.pruned = time.Now()
+		maps.DeleteFunc(c.ended, func(_ string, at time.Time) bool { return time.Since(at) > c.lively })
+	}
 	c.ended[key] = time.Now()
 	delete(c.moved[tenant], key)
 }
