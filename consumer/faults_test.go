@@ -328,11 +328,18 @@ func TestRunEndsWhenTheConnectionIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	over := make(chan error, 1)
-	go func() { over <- c.Run(t.Context()) }()
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	go func() { over <- c.Run(ctx) }()
 	eventually(t, "it is ready", func() bool { return c.Ready() == nil })
 	own.Close()
-	if err := <-over; !errors.Is(err, ErrClosed) {
-		t.Errorf("Run ends with %v", err)
+	select {
+	case err := <-over:
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("Run ends with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("Run goes on without a connection")
 	}
 }
 

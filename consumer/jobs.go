@@ -476,7 +476,7 @@ func (j *Jobs) recorded(ctx context.Context, keys string) (jobs []Status, err er
 // changes follows one record. When that cannot be arranged soon, as while the connection comes back, nothing ever
 // arrives: whoever watches has to look by himself.
 func (j *Jobs) changes(ctx context.Context, key string) (entries <-chan jetstream.KeyValueEntry, stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := MayRead(ctx, j.js.Conn()) // a reader may not follow a record: looking is enough
 	late := time.AfterFunc(readTimeout, cancel)
 	w, err := j.cells.kv.Watch(ctx, key, jetstream.IgnoreDeletes())
 	if err != nil || !late.Stop() {
