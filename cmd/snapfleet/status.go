@@ -25,7 +25,7 @@ type statusCmd struct {
 	Watch    bool     `short:"w" help:"Follow one job to its end."`
 	State    []string `sep:"," enum:"queued,running,waiting,committing,sealing,committed,done,failing,failed,skipped,cancelled" placeholder:"STATE" help:"Of several jobs, only those in one of these states: queued, running, waiting, committing, sealing, committed, done, failing, failed, skipped, cancelled."`
 	Limit    int      `default:"50" placeholder:"N" help:"Of several jobs, only the N that changed last. 0: all."`
-	TraceURL string   `name:"trace-url" placeholder:"URL" help:"Where your tracing system shows a trace: an address with {trace_id} in it, such as https://jaeger.internal/trace/{trace_id}. Without it the trace's id is shown."`
+	TraceURL string   `name:"trace-url" placeholder:"URL" env:"SNAPFLEET_TRACE_URL" help:"Where your tracing system shows a trace: an address with {trace_id} in it, such as https://jaeger.internal/trace/{trace_id}. Without it the trace's id is shown."`
 	JSON     bool     `name:"json" help:"Print JSON: one document, or one object a line when there are several or when watching."`
 
 	verbFlags

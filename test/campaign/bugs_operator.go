@@ -224,11 +224,6 @@ var operatorBugs = []bug{
 		`^TestVerifyOfAStrangersManifest$`,
 	},
 	{
-		"a login of NATS known by its pattern alone", "cmd/snapfleet/config.go",
-		"	secrets.addNATS(f.NATSURL)\n", "",
-		`^TestNoLoginIsPrinted$`,
-	},
-	{
 		"OpenTelemetry on though it is disabled", "cmd/snapfleet/config.go",
 		`case strings.EqualFold(disabled, "true"):`, `case disabled == "true":`,
 		`^TestTraceExporters$`,
