@@ -204,7 +204,7 @@ func TestExitCodes(t *testing.T) {
 		{"not a port", []string{"SNAPFLEET_DATABASE_URL=host=db password=" + secret + " port=many"}, []string{"export", "acme", "--to=."}, exitUsage, []string{"--database-url"}},
 		{"schema that is no folder", []string{dsn}, []string{"export", "a b", "--to=."}, exitUsage, []string{"give --tenant"}},
 		{"verify nothing", nil, []string{"verify", "/nonexistent/delivery"}, exitNotFound, []string{"cause: there is no such folder", "fix:"}},
-		{"verify an empty folder", nil, []string{"verify", t.TempDir()}, exitUnproven, []string{"wrong: manifest.json: it is missing", "fix:"}},
+		{"verify an empty folder", nil, []string{"verify", t.TempDir()}, exitNotFound, []string{"nothing is there", "fix:"}},
 		{"verify a bucket's root", nil, []string{"verify", "s3://bucket"}, exitUsage, []string{"is not s3://bucket/tenant/job/"}},
 		{"verify without a region", nil, []string{"verify", "s3://bucket/t/j/"}, exitUsage, []string{"give --region"}},
 		{"completion for no shell", nil, []string{"completion", "csh"}, exitUsage, []string{"bash"}},
