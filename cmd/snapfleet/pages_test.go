@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -41,7 +42,7 @@ func TestEveryCommandOfAPageIsTaken(t *testing.T) {
 
 func markdownPages(t *testing.T) (pages []string) {
 	t.Helper()
-	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(house, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && filepath.Ext(path) == ".md" && entry.Name() != "CHANGELOG.md" {
 			pages = append(pages, path)
 		}
@@ -86,7 +87,9 @@ func readByTheGrammar(t *testing.T, call string) error {
 		return nil
 	}
 	var said bytes.Buffer
-	_, err = newParser(new(cli), newConsole(os.Stdin, os.Stdout, os.Stderr)).Parse(args)
+	parser := newParser(new(cli), newConsole(os.Stdin, os.Stdout, os.Stderr))
+	parser.Exit, parser.Stdout, parser.Stderr = func(int) {}, io.Discard, io.Discard // for --help
+	_, err = parser.Parse(args)
 	if err != nil {
 		said.WriteString(err.Error())
 	}
