@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -62,7 +63,14 @@ func TestRestoredBroker(t *testing.T) {
 	f.run("setup", "--ack-wait=3s")
 	sent := f.uploaded()
 	f.work("another")
-	f.submit("after", "--only=tables") // who asked for it asks again
+	// An application asks again with the request that it had sent. A request with a later time wants a later snapshot.
+	again, err := json.Marshal(contracts.Request{Version: contracts.RequestVersion, Tenant: f.tenant, Job: "after", Only: contracts.Tables, RequestedAt: after.RequestedAt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.js.Publish(t.Context(), contracts.RequestSubject(f.tenant), again); err != nil {
+		t.Fatal(err)
+	}
 	for job, was := range map[string]string{"before": before.Outcome.ManifestSHA256, "between": between.Outcome.ManifestSHA256, "after": after.Outcome.ManifestSHA256} {
 		if s := f.delivered(job); s.Outcome.ManifestSHA256 != was {
 			t.Errorf("%s: the outcome tells of another manifest than before: %+v", job, s.Outcome)
