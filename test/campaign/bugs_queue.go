@@ -106,11 +106,6 @@ var queueBugs = []bug{
 		`^TestTheContextOfALeaseIsReleased$`,
 	},
 	{
-		"every tenant's destination remembered", "consumer/crowd.go",
-		`} else if last {`, `} else if !last {`,
-		`^TestMemoryOfAWorkerDoesNotGrow$`,
-	},
-	{
 		"worker that has ended reports on", "consumer/consumer.go",
 		`defer c.unregister()`, ``,
 		`^TestAWorkerThatHasEndedReportsNothing$`,
