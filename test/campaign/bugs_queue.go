@@ -203,7 +203,10 @@ var queueBugs = []bug{
 	},
 	{
 		"closed connection unnoticed", "consumer/faults.go",
-		`closed := c.nc.StatusChanged(nats.CLOSED)`, `closed := c.nc.StatusChanged(nats.DRAINING_PUBS)`,
+		`			end(err)
+			c.interrupt(err)
+`, `			_ = err
+`,
 		`^TestRunEndsWhenTheConnectionIsClosed$`,
 	},
 	{
