@@ -222,8 +222,8 @@ var advice = map[Code]Advice{
 	},
 
 	StoreUnusable: {
-		Customer: true, Cause: "what answers at the bucket's endpoint does not speak S3 as AWS does: an answer is larger than any of S3, or a list has no end",
-		Fix: "find out which program answers there, the store or a proxy in front of it; then ask for a snapshot under a new job id",
+		Cause: "what answers at the bucket's endpoint does not speak S3 as AWS does: an answer is larger than any of S3, or a list has no end",
+		Fix:   "find out which program answers there, the store or a proxy in front of it; then ask for a snapshot under a new job id",
 	},
 
 	InsecureBucket: {
