@@ -91,7 +91,7 @@ func (e *Exporter) openOn(ctx context.Context, a contracts.Attempt, on *server) 
 			return nil, err
 		}
 		if try >= openTries && time.Since(began) > e.cfg.LockTimeout {
-			return nil, fmt.Errorf("%w: the last look said: %s", errMoved, err) // which is no rejection any more
+			return nil, fmt.Errorf("%w: the last look said: %s", errMoved, err.Error()) // its text alone: it is no rejection any more
 		}
 		select {
 		case <-time.After(pause):

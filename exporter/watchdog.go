@@ -43,7 +43,7 @@ func (s sources) tryOnce(parent context.Context, request func(context.Context, *
 	defer w.timer.Stop()
 	err := request(ctx, w)
 	_, permanent := errors.AsType[*backoff.PermanentError](err)
-	if err != nil && !permanent && parent.Err() == nil && context.Cause(ctx) == error(silent) {
+	if err != nil && !permanent && parent.Err() == nil && errors.Is(context.Cause(ctx), silent) {
 		return silent
 	}
 	return err
