@@ -95,7 +95,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 	}{
 		{job: "delivered"},
 		{job: "value-in-a-cast", code: contracts.AttemptsExhausted, args: []string{query("filename::int")}},
-		{job: "value-in-an-exception", code: contracts.AttemptsExhausted, args: []string{query("{schema}.complain(filename)")}},
+		{job: "value-in-an-exception", code: contracts.AttemptsExhausted, args: []string{query("public.complain(filename)")}},
 		{job: "wrong-query", code: contracts.AttachmentsUnreadable, args: []string{query("nothing")}},
 		{job: "forbidden-source", code: contracts.AttachmentForbidden, args: []string{"--attachments-query=SELECT id, entity_id, filename, content_type, s3_bucket, 'other/' || filename, s3_etag FROM {schema}.file_attachments"}},
 		{job: "unknown-login", code: contracts.DeadlineExceeded, login: login, args: []string{"--deadline=8s"}},

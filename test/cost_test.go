@@ -59,7 +59,7 @@ var (
 
 // What it asks of the database beyond that, and for each table, in round trips.
 const (
-	wantTrips         = 18
+	wantTrips         = 24
 	wantTripsPerTable = 1
 )
 

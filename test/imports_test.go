@@ -55,7 +55,8 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	if found := list(t, "{{.ImportPath}}", "./consumer/...", "./exporter/...", "./uploader/...", "./contracts/...", "./deploy/..."); len(found) != len(allowed)-1 { // the binary is elsewhere
+	// Folders that hold only tests import what they like. The binary is elsewhere.
+	if found := list(t, "{{if .GoFiles}}{{.ImportPath}}{{end}}", "./consumer/...", "./exporter/...", "./uploader/...", "./contracts/...", "./deploy/..."); len(found) != len(allowed)-1 {
 		t.Errorf("packages that this test does not know: %v", found)
 	}
 }
