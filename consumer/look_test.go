@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,17 +82,17 @@ func TestAManifestThatProvesNothing(t *testing.T) {
 // One bucket that never ends an answer does not keep the janitor from the other jobs.
 func TestJanitorLeavesABucketThatHangs(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *memory) {
-		var begun, ended int
+		var begun, ended atomic.Int32
 		w.node("w1").employ(exports{part: time.Second, clean: func(ctx context.Context) error {
-			begun++
+			begun.Add(1)
 			<-ctx.Done()
-			ended++
+			ended.Add(1)
 			return context.Cause(ctx)
 		}}, Config{})
 		w.publish(request("job"))
 		within(t, w, time.Minute, "settled", w.settled)
 		time.Sleep(time.Hour)
-		if begun < 5 || ended < begun-1 {
+		if begun, ended := begun.Load(), ended.Load(); begun < 5 || ended < begun-1 {
 			t.Errorf("%d looks after the job have begun within an hour, %d have ended", begun, ended)
 		}
 	})

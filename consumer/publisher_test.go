@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -432,6 +433,7 @@ func TestRequestFromTheFuture(t *testing.T) {
 			w.publish(req)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if want := "acme.future " + string(contracts.InvalidRequest); len(w.dead) != 1 || w.dead[0] != want || len(w.refused) != 1 {
 			t.Errorf("%q, %v, want %q", w.dead, w.refused, want)
 		}
