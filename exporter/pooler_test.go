@@ -117,6 +117,8 @@ func TestTransactionPooler(t *testing.T) {
 		s, err := New(tn.db, nil, Config{ChunkBytes: 64 << 10}).Open(t.Context(), a)
 		must(t, err)
 		if only != contracts.Attachments {
+			s.stopWatch() // which waits on the holder's connection
+			s.watched.Wait()
 			var guard string
 			must(t, s.holder.QueryRow(t.Context(), "SELECT coalesce(current_setting('restrict_nonsystem_relation_kind', true), 'unknown')").Scan(&guard))
 			for _, conn := range append(s.siblings, s.holder) {

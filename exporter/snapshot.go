@@ -192,7 +192,7 @@ func (t *tableWriter) write(ctx context.Context, w io.Writer, room int64) (p con
 		err = gz.text(header(t.table.Columns))
 	}
 	if err != nil {
-		return p, fmt.Errorf("write table %q: %w", t.table.Name, err)
+		return p, t.named(err)
 	}
 	for ; t.left > 0; t.left-- {
 		if p.More = p.Rows > 0 && room > 0 && gz.written >= room; p.More {
@@ -204,19 +204,27 @@ func (t *tableWriter) write(ctx context.Context, w io.Writer, room int64) (p con
 		}
 		done, err := piece.writeTo(ctx, gz)
 		if err != nil {
-			return p, fmt.Errorf("write table %q: %w", t.table.Name, err)
+			return p, t.named(err)
 		}
 		gz.add(done.sum)
 		p.Rows += done.rows
 		t.spent.add(piece.work, done)
 	}
 	if err := gz.finish(); err != nil {
-		return p, fmt.Errorf("write table %q: %w", t.table.Name, err)
+		return p, t.named(err)
 	}
 	// From here on this file is a whole gzip member whose rows are counted.
 	t.table.Rows += p.Rows
 	t.done = !p.More
 	return p, nil
+}
+
+// named says which table an error is of. A failure that has ended the whole snapshot names its own table.
+func (t *tableWriter) named(err error) error {
+	if cause := context.Cause(t.snapshot.ctx); cause != nil && errors.Is(err, cause) {
+		return cause
+	}
+	return fmt.Errorf("write table %q: %w", t.table.Name, err)
 }
 
 // Release ends the database's part of the snapshot: transactions, locks and sessions. Call it as soon as the
