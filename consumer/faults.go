@@ -356,7 +356,7 @@ func (c *Consumer) ownFault(ctx context.Context, tenant string, err error) error
 	case errors.As(err, &busy) && busy.Busy():
 		t, readErr := c.tenants.Get(ctx, tenant)
 		if database := cmp.Or(t.Database, contracts.DefaultDatabase); readErr == nil && c.lacks(ctx, settingDatabase, database, c.cfg.Databases) {
-			err = contracts.Fault(contracts.FaultDatabase, database, "this worker does not know it, and another worker does")
+			err = contracts.Fault(contracts.FaultDatabase, database, "%w; another worker of the fleet knows it", err)
 		}
 	}
 	if f, ok := contracts.AsWorkerFault(err); ok {

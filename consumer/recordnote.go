@@ -29,7 +29,7 @@ func knownRecordKey(tenant string) string { return "record." + tenant }
 // of a tenant that is delivered there.
 func recordFields(t contracts.Tenant) map[string]string {
 	d := t.Destination
-	fields := map[string]string{"schema": t.Database + "\x00" + t.Schema, "bucket": "", "role": "", "external ID": ""}
+	fields := map[string]string{"database or schema": t.Database + "\x00" + t.Schema, "bucket": "", "role": "", "external ID": ""}
 	if !d.House() {
 		fields["bucket"] = strings.Join([]string{d.Endpoint, d.Region, d.Bucket, d.Owner}, "\x00")
 		fields["role"], fields["external ID"] = d.RoleARN, d.ExternalID

@@ -61,15 +61,15 @@ func TestChangedRecordIsTold(t *testing.T) {
 		})
 		deliver("three")
 		deliver("four")
-		told("another external ID, schema")
+		told("another database or schema, external ID")
 		lost = true
 		change(func(r *contracts.Tenant) { r.Destination.Bucket = "stolen-bucket" })
 		deliver("five")
-		told("another external ID, schema")
+		told("another database or schema, external ID")
 		lost = false
 		deliver("six")
 		deliver("seven")
-		told("another external ID, schema", "another bucket")
+		told("another database or schema, external ID", "another bucket")
 	})
 }
 

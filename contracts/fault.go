@@ -79,8 +79,8 @@ var faultNames = map[FaultPart]string{
 
 var faultAdvice = map[FaultPart]Advice{
 	FaultDatabase: {
-		Cause: "the user, the password, the database's name or the certificate is wrong in --database-url or the PG variables, or was changed on the server",
-		Fix:   "correct --database-url, or the file that a worker's --databases names; a worker has to be started again",
+		Cause: "the user, the password, the database's name or the certificate is wrong in --database-url, --databases or the PG variables, was changed on the server, or this worker's --databases lacks a database that other workers have",
+		Fix:   "correct --database-url, or the file that --databases names, on every worker; a worker has to be started again",
 	},
 	FaultIdentity: {
 		Cause: "this worker has no AWS credentials, they have expired, STS refuses them, or a CA bundle is missing; it is not the customer's role",

@@ -173,7 +173,7 @@ func traced(schema, files, canary string) func(context.Context, string) error {
 			CREATE TABLE {schema}."no rows" (id int);
 			CREATE TABLE {schema}.file_attachments (id text PRIMARY KEY, entity_id text, filename text, content_type text, s3_bucket text, s3_key text, s3_etag text);
 			INSERT INTO {schema}.file_attachments (id, filename) VALUES ('external', 'file-{canary}');
-			CREATE FUNCTION public.complain(text) RETURNS text LANGUAGE plpgsql AS $$
+			CREATE OR REPLACE FUNCTION public.complain(text) RETURNS text LANGUAGE plpgsql AS $$
 				BEGIN RAISE EXCEPTION 'row-%', $1 USING DETAIL = 'row-' || $1, HINT = 'row-' || $1; END $$`))
 		if err != nil {
 			return err
