@@ -15,9 +15,11 @@ GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Two packages at a time: many of them start servers of their own. In ./test the workers are processes of their own,
 # which wait for each other most of the time, and nothing is to be learned of the race detector.
-TESTFLAGS ?= -timeout 15m -p 2
+TESTFLAGS ?= -timeout 30m -p 2
 PKG       ?= ./...
 packages   = $(shell $(GO) list $(PKG))
+# They count millions of instants, alone, which takes the race detector two minutes.
+COUNTING   = ^(TestEachLocalDayHasItsRuns|TestTimetableAgreesWithTheServer)$$
 raced      = $(filter-out %/snapfleet/test,$(packages))
 processes  = $(filter %/snapfleet/test,$(packages))
 FUZZTIME  ?= 10s
@@ -37,7 +39,8 @@ demo: $(if $(TRACE),bin/jaeger) ## See it work: the whole system on this machine
 .PHONY: test
 test: ## Run every test, with the race detector, against real servers. One package: make test PKG=./uploader
 	@test/install.sh
-	$(if $(raced),$(GO) test -race $(TESTFLAGS) $(raced))
+	$(if $(raced),$(GO) test -race $(TESTFLAGS) -skip '$(COUNTING)' $(raced))
+	$(if $(filter %/consumer,$(packages)),$(GO) test $(TESTFLAGS) -run '$(COUNTING)' ./consumer)
 	$(if $(processes),$(GO) test -parallel 4 $(TESTFLAGS) $(processes))
 
 .PHONY: test-postgres18
