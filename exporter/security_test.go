@@ -316,7 +316,11 @@ func TestCompiledCodeThatFails(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t, churned, "CREATE FUNCTION rel(text) RETURNS regclass LANGUAGE internal IMMUTABLE STRICT AS 'text_regclass'")
 	want := map[contracts.Format]string{contracts.CSV: tn.serverSays(contracts.CSV, "churned"), contracts.JSONL: tn.serverSays(contracts.JSONL, "churned")}
-	tn.exec("CREATE INDEX ON churned ((rel('churned')::oid))") // found under the tenant's search_path alone
+	name := "acme.churned" // on a new server its query can be planned
+	if tn.makesOfPath() {
+		name = "churned" // found under the tenant's search_path alone
+	}
+	tn.exec("CREATE INDEX ON churned ((rel('" + name + "')::oid))")
 	for format, rows := range want {
 		if got := tn.exportAs(format, Config{})["churned"].data; got != rows {
 			t.Errorf("%s: %d bytes, not %d", format, len(got), len(rows))
@@ -543,8 +547,8 @@ func TestAttachmentsOfAnOwnerWhoGains(t *testing.T) {
 // our search_path, is no reason to refuse the default query. A query of the operator's own would fail.
 func TestAttachmentsWithASuperusersIndex(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t, attachmentTable, "CREATE EXTENSION unaccent SCHEMA public", "CREATE FUNCTION f_unaccent(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT unaccent('unaccent', $1) $$",
-		"INSERT INTO file_attachments (id, filename) VALUES ('2', 'Zoë'), ('1', NULL); CREATE INDEX ON file_attachments (f_unaccent(filename)) WHERE f_unaccent('x') = 'x'")
+	tn := newTenant(t, attachmentTable, "CREATE EXTENSION unaccent SCHEMA public")
+	tn.exec(tn.unaccentFunction(), "INSERT INTO file_attachments (id, filename) VALUES ('2', 'Zoë'), ('1', NULL); CREATE INDEX ON file_attachments (f_unaccent(filename)) WHERE f_unaccent('x') = 'x'")
 	tn.as(grantAll)
 	a := attempt("acme")
 	a.Request.Only = contracts.Attachments
