@@ -220,7 +220,7 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	return r, fate{}, true
 }
 
-// mostLooks is how often a message is handed out before a failure that nobody can name begins an attempt all the same.
+// mostLooks is how often a message is handed out before an unknown failure begins an attempt all the same.
 const mostLooks = 20
 
 // countLook counts, before there is a record, that this worker looks into the job's folder, where anything may be: it is
@@ -366,7 +366,7 @@ func (c *Consumer) attemptOf(ctx context.Context, r record) (contracts.Attempt, 
 	return contracts.Attempt{Request: r.Request, Tenant: t, Number: r.Attempt, ID: r.AttemptID, Conflicts: r.Conflicts, FleetKey: c.fleetKey}, nil
 }
 
-// postpone lets the message come again; err is logged with the job, because nothing else tells it.
+// postpone lets the message come again; err is logged with the job, because nothing else records it.
 func (c *Consumer) postpone(ctx context.Context, err error, delay time.Duration) fate {
 	if others, ok := c.delays.allow(time.Now()); ok {
 		line := c.log(ctx).Warn().Err(err).Dur("delay", delay)

@@ -389,7 +389,7 @@ func (c *Consumer) feed(ctx context.Context, busy *sync.WaitGroup) {
 				return
 			}
 		}
-		// One message now and then all the same: a job whose deadline is over has to end, whoever is broken.
+		// One message now and then all the same: a job whose deadline is over has to end, also when this worker is broken.
 		c.faults.wait(ctx, c.cfg.Observe/2)
 		m, err := c.queue.Next(ctx)
 		if ctx.Err() != nil {

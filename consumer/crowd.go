@@ -35,7 +35,7 @@ func newCrowd(cfg Config) *crowd {
 	}
 }
 
-// note remembers that somebody has changed the record. It reports whether the job is still under way, as far as this
+// note remembers that the record has changed. It reports whether the job is still under way, as far as this
 // worker knows.
 func (c *crowd) note(key string) (live bool) {
 	tenant, _, _ := strings.Cut(key, ".")

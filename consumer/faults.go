@@ -385,7 +385,7 @@ func announcementKey(setting, value string) string {
 	return "setting." + setting + "." + digestOf([]byte(value))[:32]
 }
 
-// announceSettings tells the fleet what this worker has, until ctx is done.
+// announceSettings writes for the fleet what this worker has, until ctx is done.
 func (c *Consumer) announceSettings(ctx context.Context) {
 	if len(c.cfg.Endpoints)+len(c.cfg.Databases) == 0 {
 		return

@@ -232,7 +232,7 @@ func TestEndpointThatAnotherWorkerMayTalkTo(t *testing.T) {
 	}}, quick("bad"))
 	must(jobs.Submit(ctx, request("nobody"), nil))
 	if s := ending(t, jobs, "nobody"); s.Reason == nil || s.Reason.Code != contracts.EndpointNotAllowed {
-		t.Errorf("an endpoint of nobody's: %+v", s)
+		t.Errorf("an endpoint that no worker has: %+v", s)
 	}
 	cfg := quick("good")
 	cfg.Endpoints = []string{endpoint}
@@ -255,7 +255,7 @@ func TestEndpointThatAnotherWorkerMayTalkTo(t *testing.T) {
 	}
 }
 
-// A fault of the worker that a check meets breaks no destination, and is told to nobody.
+// A fault of the worker that a check meets breaks no destination, and makes no notice.
 func TestNoDestinationIsBrokenByAnEndpointThatIsNotAllowed(t *testing.T) {
 	t.Parallel()
 	found := contracts.Check{Tenant: "acme", At: time.Now(), Steps: []contracts.CheckStep{{
@@ -393,7 +393,7 @@ func TestMissingRightIsFinal(t *testing.T) {
 	}
 }
 
-// Who may not hear answers is told so at once, whatever the answers' subjects begin with.
+// A user who may not hear answers learns it at once, whatever the prefix of the answers' subjects is.
 func TestMayNotHearAnswers(t *testing.T) {
 	t.Parallel()
 	s := serverOf(t, -1, &server.User{Username: "u", Password: "u", Permissions: &server.Permissions{
@@ -428,7 +428,7 @@ func TestWatchOfAClosedConnectionDoesNotSpin(t *testing.T) {
 	})
 }
 
-// A worker that is told to stop while a bucket does not answer gives back what another worker can do as well: to remove
+// A worker that must stop while a bucket does not answer gives back what another worker can do as well: to remove
 // the uploads of a job that was given up takes no grace period.
 func TestWorkerThatStopsDoesNotWaitForABucket(t *testing.T) {
 	t.Parallel()

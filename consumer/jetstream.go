@@ -161,8 +161,8 @@ func (q *queues) Next(ctx context.Context) (message, error) {
 	return *m, nil
 }
 
-// manyAtOnce is how many requests are taken at once when the last one could not be read. Those take no slot, and nobody
-// should wait behind them.
+// manyAtOnce is how many requests are taken at once when the last one could not be read. They take no slot, and other
+// requests should not wait behind them.
 const manyAtOnce = 100
 
 func (q *queues) next(ctx context.Context) (m *delivered, err error) {
@@ -286,7 +286,7 @@ func (b bucketCells) Update(ctx context.Context, key string, value []byte, revis
 	return rev, swapError(err)
 }
 
-// permitted writes, and returns a [NoRight] as soon as NATS says that this user may not: nobody answers then.
+// permitted writes, and returns a [NoRight] as soon as NATS says that this user may not. The server sends no answer then.
 func (b bucketCells) permitted(ctx context.Context, key string, write func(context.Context) error) error {
 	ctx, cancel := untilRefused(ctx, b.js.Conn(), errRefused, "$KV."+b.kv.Bucket()+"."+key)
 	defer cancel()

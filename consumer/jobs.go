@@ -514,7 +514,7 @@ func (j *Jobs) Watch(ctx context.Context, tenant, job string) iter.Seq2[Status, 
 	}
 }
 
-// nextChange waits for a change, or for the next look: a replica that lags has told what was before the last change. It
+// nextChange waits for a change, or for the next look: a replica that lags has answered with the state before the last change. It
 // returns the channel to wait on next: none, once it is closed, as with the connection.
 func nextChange(ctx context.Context, changes <-chan jetstream.KeyValueEntry, look <-chan time.Time) (<-chan jetstream.KeyValueEntry, error) {
 	for {

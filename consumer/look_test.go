@@ -102,7 +102,7 @@ func TestFleetKeyIsMadeOnce(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *memory) {
 		n := w.node("operator")
 		if _, err := (&Registry{cells: n}).fleetKey(t.Context()); err == nil {
-			t.Error("a key that nobody has made is read")
+			t.Error("a key that was never made is read")
 		}
 		var all sync.WaitGroup
 		did := make([]string, 5)

@@ -71,7 +71,7 @@ func (c *Consumer) observe(ctx context.Context) {
 			if c.crowd.note(key) {
 				c.seen.note(key, revision)
 			} else {
-				c.seen.drop(key) // whoever has to know it of a job that has ended observes it then
+				c.seen.drop(key) // a worker that needs it of an ended job observes it then
 			}
 		})
 		if err != nil {

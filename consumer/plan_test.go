@@ -150,7 +150,7 @@ func TestCheckpointsComeBack(t *testing.T) {
 	})
 }
 
-// TestPiecesAreApart: receipts and plans hold what stands in a tenant's rows, and are in no bucket that is shown to those
+// TestPiecesAreApart: receipts and plans hold contents of a tenant's rows, and are in no bucket that is shown to those
 // who may see how jobs are doing. What a worker of an earlier release has kept beside the records is still read.
 func TestPiecesAreApart(t *testing.T) {
 	t.Parallel()

@@ -264,8 +264,8 @@ func TestLetterThatNATSRefuses(t *testing.T) {
 	}
 }
 
-// TestSubmitKeepsWhatTheQueueDropped: the queue knows a job's message id, whoever used it, and no job. The caller's headers
-// are the caller's.
+// TestSubmitKeepsWhatTheQueueDropped: the queue knows a job's message id from another message, and no job. The caller's
+// headers are not written to.
 func TestSubmitKeepsWhatTheQueueDropped(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -395,8 +395,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestSpacing: what a worker sends back of one tenant comes back one by one; a tenant with few requests waits as long as
-// it is told.
+// TestSpacing: what a worker sends back of one tenant comes back one by one; a tenant with few requests waits for the
+// given delay.
 func TestSpacing(t *testing.T) {
 	t.Parallel()
 	now, base := time.Now(), 20*time.Second

@@ -122,7 +122,7 @@ func attemptID(n int) string { return fmt.Sprintf("%d-%s", n, nonce()) }
 var errForeignVersion = errors.New("the job's record is of another release")
 
 // records reads and writes job records in a bucket, and what jobs under way keep besides in another one: receipts and
-// plans name files, and so hold what stands in a tenant's rows. Who may see how jobs are doing need not see that.
+// plans name files, and so hold contents of a tenant's rows. Users who may read the records may not read the pieces.
 type records struct {
 	cells
 	pieces cells
@@ -156,7 +156,7 @@ func (s records) get(ctx context.Context, key string) (record, uint64, error) {
 // swap writes r if the record still has the given revision, 0 meaning that there is none, and returns the new
 // one. It repeats itself until it knows the answer or ctx is done: a write whose reply was lost is recognised
 // by its nonce, and repeating it is harmless, because both carry the same expected revision. errSwapped
-// means that somebody else's write stands; a [NoRight], that this user may not write.
+// means that another write came first; a [NoRight], that this user may not write.
 func (s records) swap(ctx context.Context, key string, r record, revision uint64) (uint64, error) {
 	r.Version, r.Write, r.UpdatedAt = recordVersion, nonce(), time.Now().UTC()
 	value, err := json.Marshal(r)

@@ -12,8 +12,8 @@ import (
 )
 
 // The registry decides where a tenant's data goes, and NATS alone decides who writes it. So a worker that begins a
-// delivery compares the tenant's record with what it was at the delivery before, and tells what has changed, once. An
-// operator knows of the change already; of a change that no operator made, somebody hears in time.
+// delivery compares the tenant's record with what it was at the delivery before, and publishes what has changed, once. So
+// operators see a change that none of them made, before they miss a delivery.
 
 // knownRecord is what the fleet remembers of a tenant's record, by field: digests, because external IDs are in no bucket
 // that readers see.
@@ -85,7 +85,7 @@ func (c *Consumer) tellChange(ctx context.Context, t contracts.Tenant) error {
 	return c.writeCell(ctx, knownRecordKey(t.Name), known, rev)
 }
 
-// changeNotice tells which fields differ, and not what is in them.
+// changeNotice names the fields that differ, and not what is in them.
 func changeNotice(tenant string, was, now map[string]string) *contracts.Notice {
 	var changed []string
 	for _, field := range slices.Sorted(maps.Keys(now)) {

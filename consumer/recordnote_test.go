@@ -11,9 +11,9 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// TestChangedRecordIsTold: a delivery under another record than the one before is told of, once, without saying what is in
+// TestChangedRecordIsNoticed: a delivery under another record than the one before makes a notice, once, without saying what is in
 // the record; also when the first worker to notice could not publish it.
-func TestChangedRecordIsTold(t *testing.T) {
+func TestChangedRecordIsNoticed(t *testing.T) {
 	t.Parallel()
 	inMemory(t, func(t *testing.T, w *memory) {
 		n := w.node("w1")
@@ -39,7 +39,7 @@ func TestChangedRecordIsTold(t *testing.T) {
 				w.tenants["acme"] = record
 			})
 		}
-		told := func(want ...string) {
+		wantNotices := func(want ...string) {
 			t.Helper()
 			var got []string
 			for _, notice := range w.notices {
@@ -49,27 +49,27 @@ func TestChangedRecordIsTold(t *testing.T) {
 				}
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("told is %q, want %q", got, want)
+				t.Errorf("the notices are %q, want %q", got, want)
 			}
 		}
 		deliver("one")
 		change(func(r *contracts.Tenant) { r.Format = contracts.JSONL; r.UpdatedAt = time.Now() })
 		deliver("two")
-		told()
+		wantNotices()
 		change(func(r *contracts.Tenant) {
 			r.Schema, r.Destination.ExternalID = "stolen", "stolen-external-id-0123456789"
 		})
 		deliver("three")
 		deliver("four")
-		told("another database or schema, external ID")
+		wantNotices("another database or schema, external ID")
 		lost = true
 		change(func(r *contracts.Tenant) { r.Destination.Bucket = "stolen-bucket" })
 		deliver("five")
-		told("another database or schema, external ID")
+		wantNotices("another database or schema, external ID")
 		lost = false
 		deliver("six")
 		deliver("seven")
-		told("another database or schema, external ID", "another bucket")
+		wantNotices("another database or schema, external ID", "another bucket")
 	})
 }
 

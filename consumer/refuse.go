@@ -53,7 +53,7 @@ func (c *Consumer) bury(ctx context.Context, m message, job string, err error) f
 	return fate{end: dropped, reason: string(why.Code)}
 }
 
-// answer tells the publisher of m. A run of a schedule has none.
+// answer publishes a refusal for the publisher of m. A run of a schedule has none.
 func (c *Consumer) answer(ctx context.Context, m message, job string, why *contracts.Rejection) error {
 	if isRun(m.Subject()) {
 		return nil

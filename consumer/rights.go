@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// NATS does not answer a user who lacks a right: it tells the connection, and the request waits until it times out. So
-// each connection keeps what it was told, and who waits is woken.
+// NATS does not answer a user who lacks a right: it reports the error to the connection, and the request waits until it times out.
+// So each connection keeps the errors, and wakes the requests that wait.
 
 // NoRight says that NATS does not let this user publish or subscribe to a subject. It is final: the same request is
 // refused until an operator changes the user, or its permissions.
@@ -31,13 +31,13 @@ func (e *NoRight) Error() string {
 // AsNoRight finds a missing right in err's chain.
 func AsNoRight(err error) (*NoRight, bool) { return errors.AsType[*NoRight](err) }
 
-// rights is what a connection was told about its rights. It is safe for concurrent use.
+// rights are the rights that a connection is known to lack. It is safe for concurrent use.
 type rights struct {
-	mu      sync.Mutex
-	missing map[string]*NoRight // by subject
-	next    int
-	told    map[int]func(*NoRight) (handled bool)
-	rest    map[int]func(*NoRight) // told of what none of the others handles
+	mu        sync.Mutex
+	missing   map[string]*NoRight // by subject
+	next      int
+	handlers  map[int]func(*NoRight) (handled bool)
+	fallbacks map[int]func(*NoRight) // called when no handler takes the refusal
 }
 
 // maxMissing bounds what a connection remembers.
@@ -58,10 +58,10 @@ func OnError(nc *nats.Conn, other func(error)) nats.ErrHandler {
 	}
 }
 
-// rightsOf is what nc was told, from the first call on. It takes the place of the connection's error handler, and calls
+// rightsOf are the refusals that nc has received since the first call. It takes the place of the connection's error handler, and calls
 // that for everything else.
 func rightsOf(nc *nats.Conn) *rights {
-	r := &rights{missing: map[string]*NoRight{}, told: map[int]func(*NoRight) bool{}, rest: map[int]func(*NoRight){}}
+	r := &rights{missing: map[string]*NoRight{}, handlers: map[int]func(*NoRight) bool{}, fallbacks: map[int]func(*NoRight){}}
 	if known, loaded := connections.LoadOrStore(nc, r); loaded {
 		return known.(*rights)
 	}
@@ -118,13 +118,13 @@ func (r *rights) note(refusal *NoRight) {
 	if len(r.missing) < maxMissing {
 		r.missing[refusal.Subject] = refusal
 	}
-	told, rest := slices.Collect(maps.Values(r.told)), slices.Collect(maps.Values(r.rest))
+	handlers, fallbacks := slices.Collect(maps.Values(r.handlers)), slices.Collect(maps.Values(r.fallbacks))
 	r.mu.Unlock()
 	handled := false
-	for _, f := range told {
+	for _, f := range handlers {
 		handled = f(refusal) || handled
 	}
-	for _, f := range rest {
+	for _, f := range fallbacks {
 		if !handled {
 			f(refusal)
 		}
@@ -132,30 +132,22 @@ func (r *rights) note(refusal *NoRight) {
 }
 
 // handle calls f for each refusal from now on, until stop. f says whether the refusal is its own. It must not block.
-func (r *rights) handle(f func(*NoRight) bool) (stop func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := r.next
-	r.next++
-	r.told[n] = f
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.told, n)
-	}
-}
+func (r *rights) handle(f func(*NoRight) bool) (stop func()) { return register(r, r.handlers, f) }
 
-// listen calls f for each refusal from now on that is nobody's own, until stop. f must not block.
-func (r *rights) listen(f func(*NoRight)) (stop func()) {
+// listen calls f for each refusal from now on that no handler takes, until stop. f must not block.
+func (r *rights) listen(f func(*NoRight)) (stop func()) { return register(r, r.fallbacks, f) }
+
+// register adds f to a map of r until stop.
+func register[F any](r *rights, to map[int]F, f F) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.next
 	r.next++
-	r.rest[n] = f
+	to[n] = f
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(r.rest, n)
+		delete(to, n)
 	}
 }
 

@@ -121,7 +121,7 @@ const skew = time.Minute
 
 // takesRun says why a request that has no record may not have its job's id, or nil. A publisher could otherwise ask for a
 // run of a schedule before its time, and the run would find its job done. The ids of runs are known years ahead. A run
-// that was decided about, or is too old to be begun, is nobody's to take.
+// that was decided about, or is too old to be begun, cannot be taken any more.
 func (c *Consumer) takesRun(ctx context.Context, req contracts.Request, now time.Time) (why *contracts.Rejection, err error) {
 	at, parseErr := time.Parse(contracts.JobLayout, req.Job)
 	if parseErr != nil || now.Sub(at) > c.cfg.MaxAge {

@@ -136,8 +136,8 @@ const (
 // on the literal subject "snapshot.request.>", which the stream takes and which the stream's own subject does not match.
 const allRequests = "snapshot.request.>"
 
-// maxWaiting is how many messages of a queue may be handed out or put off at once. Fifty tenants can have all that they may
-// ask for put off before another tenant's requests are held up.
+// maxWaiting is how many messages of a queue may be handed out or delayed at once. Fifty tenants can have all their
+// requests delayed before another tenant's requests are held up.
 const maxWaiting = 50 * contracts.MaxTenantRequests
 
 // plan is everything that snapfleet keeps in JetStream.

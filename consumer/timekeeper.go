@@ -92,7 +92,7 @@ func (c *Consumer) restoreSchedules(ctx context.Context, there []contracts.Sched
 }
 
 // findMissed asks for the run that JetStream did not: a server that was killed goes on with the next time, and no server
-// fires for a local time that the clocks skip. It asks by the same message, so that whoever takes it decides as always,
+// fires for a local time that the clocks skip. It asks by the same message, so that the worker that takes it decides as always,
 // and makes the same job of it should JetStream still ask.
 func (c *Consumer) findMissed(ctx context.Context, table timetable) error {
 	due := table.last(time.Now())

@@ -188,7 +188,7 @@ func TestAsyncAPIMessages(t *testing.T) {
 			t.Errorf("example %v: %v", example["name"], err)
 		}
 		headers, _ := example["headers"].(node)
-		if id, advised := headers["Nats-Msg-Id"]; advised { // with it, a request may be dropped that nobody has kept
+		if id, advised := headers["Nats-Msg-Id"]; advised { // with it, the server may drop a request that it has not kept
 			t.Errorf("example %v: Nats-Msg-Id is %v", example["name"], id)
 		}
 	}

@@ -55,7 +55,7 @@ func inWords(err error) error {
 	return fmt.Errorf("%s is %s %.80s, it must be %s", field, article(kind.Value), kind.Value, want)
 }
 
-// article is what stands before a word.
+// article is the word before a noun.
 func article(word string) string {
 	if word != "" && strings.ContainsRune("aeiou", rune(word[0])) {
 		return "an"

@@ -90,5 +90,5 @@ func ExampleReject() {
 	err := contracts.Reject(contracts.WrongRegion, "bucket acme-snapshots is in eu-west-1, not us-west-2")
 	fmt.Println(err)
 	// Output:
-	// wrong_region: bucket acme-snapshots is in eu-west-1, not us-west-2; to mend it: send us the region that the S3 console shows for the bucket
+	// wrong_region: bucket acme-snapshots is in eu-west-1, not us-west-2; fix: send us the region that the S3 console shows for the bucket
 }

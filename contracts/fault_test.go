@@ -9,7 +9,7 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// What is wrong with a worker is told with part, cause and fix, is found in a chain, and accuses no customer.
+// What is wrong with a worker names part, cause and fix, is found in a chain, and accuses no customer.
 func TestWorkerFault(t *testing.T) {
 	for _, part := range contracts.FaultParts() {
 		err := fmt.Errorf("open: %w", contracts.Fault(part, "eu-1", "what happened"))

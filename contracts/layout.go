@@ -181,7 +181,7 @@ func hashed(name, original string) string {
 	return cut(name, maxFileName-1-2*digestBytes) + "~" + digest(original, digestBytes)
 }
 
-// digestBytes is how much of its SHA-256 tells a name apart from those that look like it.
+// digestBytes is how much of its SHA-256 distinguishes a name from those that look like it.
 const digestBytes = 4
 
 // digest is the beginning of the SHA-256 of s, in hex: two digits for each of n bytes.

@@ -6,7 +6,7 @@ import "time"
 const RefusalVersion = 1
 
 // Refusal answers a request that never became a job, on [RefusedSubject]. It is no outcome: a job of the same id may be
-// under way, or delivered, because anybody may name any job in a request.
+// under way, or delivered, because each publisher may name any job in a request.
 //
 // A publisher recognises its own request by Sequence, which JetStream's publish acknowledgement has too.
 type Refusal struct {

@@ -22,7 +22,7 @@ func Reject(code Code, format string, args ...any) error {
 func (r *Rejection) Error() string {
 	what := CutText(r.Err.Error(), MaxReasonBytes)
 	if fix := r.Code.Advice().Fix; fix != "" {
-		return fmt.Sprintf("%s: %s; to mend it: %s", r.Code, what, fix)
+		return fmt.Sprintf("%s: %s; fix: %s", r.Code, what, fix)
 	}
 	return fmt.Sprintf("%s: %s", r.Code, what)
 }
@@ -104,7 +104,7 @@ const (
 	RunUnderWay    Code = "run_under_way"
 	RunMissed      Code = "run_missed"
 	DeliveryIsLate Code = "delivery_overdue"
-	// RecordChanged is told in a notice, and ends no job.
+	// RecordChanged is the reason of a notice, and ends no job.
 	RecordChanged Code = "record_changed"
 )
 
@@ -341,7 +341,7 @@ var advice = map[Code]Advice{
 		Fix:   "see how the last jobs ended with `snapfleet status <tenant>`, and whether workers run",
 	},
 	RecordChanged: {
-		Cause: "an operator has changed the tenant's record with `snapfleet tenant set` or `tenant rotate`, or somebody else who can write the registry has",
+		Cause: "an operator has changed the tenant's record with `snapfleet tenant set` or `tenant rotate`, or another user who can write the registry has",
 		Fix:   "compare the record with `snapfleet tenant get`; if no operator meant it, pause the tenant with `snapfleet pause` and find out who can write the registry",
 	},
 	CancelledByUser: {Cause: "somebody cancelled the job", Fix: "ask again under a new job id if that was a mistake"},

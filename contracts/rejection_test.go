@@ -90,7 +90,7 @@ func TestRejection(t *testing.T) {
 	if got := *r.Reason(); got != want {
 		t.Errorf("reason is %+v, want %+v", got, want)
 	}
-	if got, want := r.Error(), `bucket_not_found: bucket "acme": file does not exist; to mend it: `+a.Fix; got != want {
+	if got, want := r.Error(), `bucket_not_found: bucket "acme": file does not exist; fix: `+a.Fix; got != want {
 		t.Errorf("error is %q, want %q", got, want)
 	}
 	unknown := &contracts.Rejection{Code: "of_another_release", Err: fs.ErrExist}
@@ -126,7 +126,7 @@ func TestReasonIsBounded(t *testing.T) {
 		"not UTF-8":                   "\xff" + strings.Repeat("a\xc3", 4000),
 	} {
 		r := &contracts.Rejection{Code: contracts.TableDenied, Err: errors.New(what)}
-		for _, got := range []string{r.Reason().What, strings.TrimSuffix(strings.TrimPrefix(r.Error(), "table_denied: "), "; to mend it: "+r.Reason().Fix)} {
+		for _, got := range []string{r.Reason().What, strings.TrimSuffix(strings.TrimPrefix(r.Error(), "table_denied: "), "; fix: "+r.Reason().Fix)} {
 			if len(got) > contracts.MaxReasonBytes || !utf8.ValidString(got) || !strings.HasSuffix(got, " ...") {
 				t.Errorf("%s: %d bytes, valid %v, ends in %q", name, len(got), utf8.ValidString(got), got[len(got)-8:])
 			}

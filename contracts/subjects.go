@@ -45,7 +45,7 @@ func RunSubject(tenant string) string { return "snapshot.run." + tenant }
 // OutcomeSubject is where the end of a job is told, exactly once.
 func OutcomeSubject(tenant, job string) string { return "snapshot.outcome." + tenant + "." + job }
 
-// NoTenant stands in a subject in place of a name that no tenant can have. A publisher chooses the last token of a
+// NoTenant replaces, in a subject, a name that no tenant can have. A publisher chooses the last token of a
 // request's subject, and it may have 4,000 bytes.
 const NoTenant = "_"
 

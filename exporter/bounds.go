@@ -63,8 +63,8 @@ func tooMany(schema string, n, most int, what string) error {
 	return contracts.Reject(contracts.SchemaTooLarge, "schema %q has more than %d %s", schema, most, what)
 }
 
-// A manifest names so many relations of a kind that are not in it, and so many in one sentence: whoever reads a manifest
-// in bounded memory has bounds for a sentence, and for all of them.
+// A manifest names so many relations of a kind that are not in it, and so many in one sentence: a reader in bounded memory
+// has bounds for a sentence, and for all of them.
 const (
 	namesInNote  = 100
 	namesInNotes = 1000

@@ -19,7 +19,7 @@ import (
 
 // Database is one of the PostgreSQL servers that tenants live on.
 type Database struct {
-	// Primary is how to log in, from [pgx.ParseConfig]. [TenantInUser] in its user stands for the tenant's name, so that
+	// Primary is how to log in, from [pgx.ParseConfig]. [TenantInUser] in its user is replaced by the tenant's name, so that
 	// each tenant is read by a login that can read nothing else.
 	Primary *pgx.ConnConfig
 
@@ -34,7 +34,7 @@ type Database struct {
 	FleetConnections int
 }
 
-// TenantInUser stands for the tenant's name in the user of a [Database].
+// TenantInUser is replaced by the tenant's name in the user of a [Database].
 const TenantInUser = "{tenant}"
 
 // maxRoleName is PostgreSQL's. It cuts a longer name without an error, which could then be another tenant's.

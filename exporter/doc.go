@@ -28,7 +28,7 @@
 //   - The server makes no JSON of a type whose owner may give it a cast to json. Its text is sent, and JSON is made here.
 //   - The attachment table of the default query is copied in the same way. An operator's own query has to be planned: it is
 //     refused where it names a view, a table with such an expression, a type with such a cast, or a function of the
-//     tenant's. The texts of its errors are not told.
+//     tenant's. The texts of its errors are left out.
 //
 // What remains, where one login reads the tables of owners who would gain, and the operator has a query of their own: an
 // owner who makes statistics between our look at the tables and the query, a few milliseconds later, has a function run in

@@ -25,7 +25,7 @@ type Exporter struct {
 	source    *s3.Client
 	cfg       Config
 
-	looked func(err error) // of tests: told of each look that ended in an error
+	looked func(err error) // for tests: called after each look that ended in an error
 }
 
 // New makes an exporter. db is the default database, unless the configuration has one of that name, and must come
@@ -101,8 +101,8 @@ func (e *Exporter) openOn(ctx context.Context, a contracts.Attempt, on *server) 
 	}
 }
 
-// provisional reports whether err is a rejection of what the database was at one moment: somebody may just be granting a
-// right, moving a partition or restoring a schema. Such a one is final when a later look, with a snapshot of its own, says
+// provisional reports whether err is a rejection of what the database was at one moment: another session may just be granting
+// a right, moving a partition or restoring a schema. Such a one is final when a later look, with a snapshot of its own, says
 // the same. A refused login is looked at elsewhere.
 func provisional(err error) bool {
 	r, rejected := contracts.AsRejection(err)
@@ -473,7 +473,7 @@ func (s *Snapshot) openSibling(ctx context.Context, id, schema string, tables []
 	}
 	if err := lockTables(ctx, conn, "", schema, tables, " NOWAIT"); err != nil {
 		if sqlstate(err) == lockNotAvailable && s.tries >= openTries {
-			return conn, busy{errors.New("somebody always waits to alter a table: read with fewer connections")}
+			return conn, busy{errors.New("another session always waits to alter a table: read with fewer connections")}
 		}
 		if sqlstate(err) == lockNotAvailable {
 			return conn, fmt.Errorf("%w: somebody waits to alter one", errMoved)

@@ -56,7 +56,7 @@ const (
 
 // standbyRemedy is for whoever runs a standby that has no patience with those who read it.
 const standbyRemedy = "a standby ends whoever is in the way of what its primary did to these rows or tables; " +
-	"to mend it: raise max_standby_streaming_delay on the standby, or set hot_standby_feedback = on there"
+	"fix: raise max_standby_streaming_delay on the standby, or set hot_standby_feedback = on there"
 
 // standbyConflicts are the codes with which a standby ends whoever is in the way of what its primary did.
 var standbyConflicts = []string{serializationFailure, deadlockDetected}
@@ -94,7 +94,7 @@ func (s *Snapshot) asConflict(ctx context.Context, err error, codes []string) er
 	return err
 }
 
-// serverError is what may be told of an error of the server: never its detail, context or hint, which quote
+// serverError is what may be safe of an error of the server: never its detail, context or hint, which quote
 // rows, and its message only where that cannot.
 type serverError struct{ code, message string }
 
@@ -197,17 +197,17 @@ func noAnswer(parent, ctx context.Context, err error) error {
 // loginFailed is failed for a session that does not begin. Whatever the server refuses then it refuses the worker: no
 // word of a tenant was said yet.
 func loginFailed(ctx context.Context, err error) error {
-	told := failed(ctx, err, "connect to the database")
-	if ctx.Err() != nil || err == nil || isBusy(told) {
-		return told
+	safe := failed(ctx, err, "connect to the database")
+	if ctx.Err() != nil || err == nil || isBusy(safe) {
+		return safe
 	}
 	code := sqlstate(err)
 	class := code[:min(2, len(code))]
-	_, fault := contracts.AsWorkerFault(told)
+	_, fault := contracts.AsWorkerFault(safe)
 	if !fault && (slices.Contains([]string{"22", "42", "55"}, class) || untrusted(err)) {
 		return contracts.Fault(contracts.FaultDatabase, "", "connect to the database: %w", withoutSecrets(err)) // and no rejection
 	}
-	return told
+	return safe
 }
 
 // untrusted reports whether TLS failed because this side does not accept the server's certificate.
@@ -220,16 +220,16 @@ func untrusted(err error) bool {
 
 func withoutSecrets(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		told := &serverError{code: e.Code}
+		safe := &serverError{code: e.Code}
 		if strings.HasPrefix(e.Code, "54") && e.Message == "out of memory" || e.Code == internalError && strings.HasPrefix(e.Message, tooLargeAllocation) {
-			told.message = tooLarge
-			return told
+			safe.message = tooLarge
+			return safe
 		}
 		raised := e.Routine == "exec_stmt_raise" // by a function, with whatever code and words it likes
 		if class := e.Code[:min(2, len(e.Code))]; !raised && class != "22" && class != "23" && class != "P0" && class != "28" {
-			told.message = e.Message
+			safe.message = e.Message
 		}
-		return told
+		return safe
 	}
 	return withoutAddress(err)
 }
@@ -239,8 +239,8 @@ func withoutAddress(err error) error {
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		return &net.OpError{Op: "look up the database's host", Err: errors.New(e.Err)}
 	}
-	if told := certificateError(err); told != nil {
-		return told
+	if safe := certificateError(err); safe != nil {
+		return safe
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		if _, address := errors.AsType[*net.AddrError](e.Err); address {

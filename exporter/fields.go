@@ -32,7 +32,7 @@ type field struct {
 	native  bool   // it comes in binary: expr is the column itself
 	foreign bool   // text can only be made of it by a function that is not the server's own
 	value   *value // fromText: how JSON is made of the text; nil: text is JSON already
-	before  string // stands before the value in a row
+	before  string // precedes the value in a row
 	kind    kind
 	write   func(dst, v []byte) []byte
 }

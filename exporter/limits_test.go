@@ -127,9 +127,9 @@ func certificate(t *testing.T, name string) (cert tls.Certificate, file string) 
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, file
 }
 
-// TestNoAddressIsTold: whatever keeps us from connecting, the error tells no host, address, port, user, database or
+// TestNoAddressInErrors: whatever keeps us from connecting, the error has no host, address, port, user, database or
 // password: it goes into reasons that a tenant's customer may read.
-func TestNoAddressIsTold(t *testing.T) {
+func TestNoAddressInErrors(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
 	refusesTLS := func(c net.Conn) { c.Read(make([]byte, 8)); c.Write([]byte("N")); c.Read(make([]byte, 1)) }
@@ -186,7 +186,7 @@ func TestNoAddressIsTold(t *testing.T) {
 			}
 			for _, secret := range append(secrets, fmt.Sprint(tn.db.Port)) {
 				if strings.Contains(err.Error(), secret) {
-					t.Errorf("tells %q: %v", secret, err)
+					t.Errorf("%q is in the error: %v", secret, err)
 				}
 			}
 			if text := err.Error(); strings.HasSuffix(text, ": ") || len(text) > 700 || errors.Is(err, errMoved) {

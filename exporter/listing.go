@@ -67,7 +67,7 @@ func (s sources) list(ctx context.Context, p place, files map[string][]*file) er
 		}
 		next := aws.ToString(out.NextContinuationToken)
 		if !aws.ToBool(out.IsTruncated) || next == "" || next == aws.ToString(in.ContinuationToken) {
-			break // the end, or a store that does not say how to go on: HEAD tells the rest
+			break // the end, or a store that does not say how to go on: HEAD finds the rest
 		}
 		in.ContinuationToken = &next
 	}

@@ -94,8 +94,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestRefusedLogin: a login that is refused is the worker's fault and no verdict about the job, and nothing tells where
-// or who.
+// TestRefusedLogin: a login that is refused is the worker's fault and no verdict about the job, and its error has no
+// address and no user.
 func TestRefusedLogin(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)

@@ -49,7 +49,7 @@ const carriers = `CREATE FUNCTION inlined(int) RETURNS int LANGUAGE sql IMMUTABL
 	CREATE FUNCTION parsed(x int) RETURNS int LANGUAGE sql IMMUTABLE RETURN x + acme.trap(1);
 	CREATE OPERATOR ||| (LEFTARG = int, RIGHTARG = int, FUNCTION = two);
 	CREATE AGGREGATE summed (int) (SFUNC = two, STYPE = int);
-	CREATE CAST (mood AS json) WITH FUNCTION shout(mood); CREATE CAST (mood AS text) WITH FUNCTION told(mood) AS IMPLICIT;
+	CREATE CAST (mood AS json) WITH FUNCTION shout(mood); CREATE CAST (mood AS text) WITH FUNCTION shown(mood) AS IMPLICIT;
 	CREATE CAST (span AS json) WITH FUNCTION shout(span);
 	CREATE DOMAIN dom AS int CHECK (is_trap(VALUE)); CREATE TYPE pair AS (m mood, d dom);
 	CREATE TABLE indexed (x int, twice int GENERATED ALWAYS AS (x * 2) STORED); CREATE INDEX ON indexed ((trap(1) + x));
@@ -86,7 +86,7 @@ const dependents = "pg_attrdef pg_cast pg_class pg_constraint pg_operator pg_pol
 func newCarriers(t *testing.T, trusted bool) *tenant {
 	tn := newTenant(t)
 	tn.byOwner(trap("trap", "int", "int"), trap("is_trap", "int", "bool"), trap("two", "int, int", "int"), trap("on_change", "", "trigger"),
-		trap("apart", "float8, float8", "float8"), "CREATE TYPE mood AS ENUM ('sad', 'ok')", trap("shout", "mood", "json"), trap("told", "mood", "text"),
+		trap("apart", "float8, float8", "float8"), "CREATE TYPE mood AS ENUM ('sad', 'ok')", trap("shout", "mood", "json"), trap("shown", "mood", "text"),
 		"CREATE TYPE span AS RANGE (subtype = float8, subtype_diff = apart)", trap("shout", "span", "json"), carriers)
 	if got := tn.one(`SELECT string_agg(DISTINCT classid::regclass::text, ' ' ORDER BY classid::regclass::text) FROM pg_depend
 		WHERE refclassid = 'pg_proc'::regclass AND refobjid IN (SELECT oid FROM pg_proc WHERE pronamespace = 'acme'::regnamespace)`); got != dependents {
@@ -167,11 +167,11 @@ func (tn *tenant) checkCarried(s *Snapshot, trusted bool, format contracts.Forma
 		t.Errorf("missing: %v", tables)
 	}
 	note := strings.Join(s.Contents().Excluded, "\n")
-	for what, told := range map[string]bool{
+	for what, want := range map[string]bool{
 		"generated columns of a table with an index, statistics or a partition key that call a function: indexed":    true,
 		"generated columns of a table whose owner could run code with the rights of the exporter's login: generated": !trusted,
 	} {
-		if strings.Contains(note, what) != told {
+		if strings.Contains(note, what) != want {
 			t.Errorf("excluded:\n%s", note)
 		}
 	}
@@ -259,8 +259,8 @@ func TestWhoGainsByCode(t *testing.T) {
 // TestOneFormOfAnEnum: an enum is its label in JSON, however its table is stored, and whatever casts there are.
 func TestOneFormOfAnEnum(t *testing.T) {
 	t.Parallel()
-	tn := newTenant(t, "CREATE TYPE mood AS ENUM ('a', 'b \"c\"'); CREATE DOMAIN humour AS mood; CREATE FUNCTION told(mood) RETURNS json LANGUAGE sql AS $$ SELECT json_build_object('mood', $1::text) $$",
-		"CREATE CAST (mood AS json) WITH FUNCTION told(mood); CREATE TABLE small (m mood, h humour, l mood[]); INSERT INTO small VALUES ('a', 'b \"c\"', '{a}'), (NULL, NULL, NULL)",
+	tn := newTenant(t, "CREATE TYPE mood AS ENUM ('a', 'b \"c\"'); CREATE DOMAIN humour AS mood; CREATE FUNCTION shown(mood) RETURNS json LANGUAGE sql AS $$ SELECT json_build_object('mood', $1::text) $$",
+		"CREATE CAST (mood AS json) WITH FUNCTION shown(mood); CREATE TABLE small (m mood, h humour, l mood[]); INSERT INTO small VALUES ('a', 'b \"c\"', '{a}'), (NULL, NULL, NULL)",
 		"CREATE TABLE toasted (LIKE small, t text); ALTER TABLE toasted ALTER t SET STORAGE EXTERNAL; INSERT INTO toasted SELECT *, repeat('x', 5000) FROM small",
 		"CREATE TABLE direct (m mood, t text); ALTER TABLE direct ALTER t SET STORAGE EXTERNAL; INSERT INTO direct VALUES ('a', repeat('x', 5000))",
 		"CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'; CREATE TABLE code AS TABLE small; CREATE INDEX ON code ((f(1)))")
@@ -280,7 +280,7 @@ func TestOneFormOfAnEnum(t *testing.T) {
 func TestCastOfASuperusers(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t, "CREATE EXTENSION hstore", "CREATE TYPE odd; CREATE FUNCTION odd_in(cstring) RETURNS odd LANGUAGE internal IMMUTABLE STRICT AS 'textin'; CREATE FUNCTION odd_out(odd) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout'",
-		"CREATE TYPE odd (INPUT = odd_in, OUTPUT = odd_out, LIKE = text); CREATE FUNCTION told(odd) RETURNS json LANGUAGE sql AS 'SELECT pg_catalog.json_build_array($1::pg_catalog.text)'; CREATE CAST (odd AS text) WITHOUT FUNCTION; CREATE CAST (odd AS json) WITH FUNCTION told(odd)",
+		"CREATE TYPE odd (INPUT = odd_in, OUTPUT = odd_out, LIKE = text); CREATE FUNCTION shown(odd) RETURNS json LANGUAGE sql AS 'SELECT pg_catalog.json_build_array($1::pg_catalog.text)'; CREATE CAST (odd AS text) WITHOUT FUNCTION; CREATE CAST (odd AS json) WITH FUNCTION shown(odd)",
 		`CREATE TABLE h (h hstore, l hstore[]); INSERT INTO h VALUES ('a=>1, "b \"q\\"=>NULL', ARRAY['x=>"y z"', ''::hstore]), ('', NULL), (NULL, '{}')`,
 		"CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'; CREATE TABLE hcode AS TABLE h; CREATE INDEX ON hcode ((f(1)))",
 		"CREATE TABLE o (o odd); INSERT INTO o VALUES ('x'); CREATE TABLE ocode AS TABLE o")
@@ -342,8 +342,8 @@ func TestAttachmentTablesCode(t *testing.T) {
 		"operator":                     attachmentTable + "; CREATE OPERATOR |> (LEFTARG = int, RIGHTARG = int, FUNCTION = two); CREATE INDEX ON file_attachments ((1 OPERATOR(acme.|>) 2))",
 		"materialized view":            `CREATE MATERIALIZED VIEW file_attachments AS SELECT ''::text id, '' entity_id, '' filename, '' content_type, '' s3_bucket, '' s3_key, '' s3_etag; CREATE INDEX ON file_attachments ((trap(1)))`,
 		"domain in an index":           attachmentTable + "; CREATE DOMAIN dom AS int CHECK (is_trap(VALUE)); CREATE INDEX ON file_attachments ((length(id) + (1::acme.dom)::int))",
-		"implicit cast":                "CREATE TYPE mood AS ENUM ('a');" + trap("told", "mood", "text") + "CREATE CAST (mood AS text) WITH FUNCTION told(mood) AS IMPLICIT; " + strings.Replace(attachmentTable, "entity_id bigint", "entity_id mood", 1),
-		"cast of an array":             "CREATE TYPE mood AS ENUM ('a');" + trap("told", "mood[]", "text") + "CREATE CAST (mood[] AS text) WITH FUNCTION told(mood[]) AS IMPLICIT; " + strings.Replace(attachmentTable, "entity_id bigint", "entity_id mood[]", 1),
+		"implicit cast":                "CREATE TYPE mood AS ENUM ('a');" + trap("shown", "mood", "text") + "CREATE CAST (mood AS text) WITH FUNCTION shown(mood) AS IMPLICIT; " + strings.Replace(attachmentTable, "entity_id bigint", "entity_id mood", 1),
+		"cast of an array":             "CREATE TYPE mood AS ENUM ('a');" + trap("shown", "mood[]", "text") + "CREATE CAST (mood[] AS text) WITH FUNCTION shown(mood[]) AS IMPLICIT; " + strings.Replace(attachmentTable, "entity_id bigint", "entity_id mood[]", 1),
 		"partition":                    strings.Replace(attachmentTable, " PRIMARY KEY", "", 1) + " PARTITION BY LIST (id); CREATE TABLE q (LIKE file_attachments); CREATE INDEX ON q ((trap(1))); CREATE TABLE p (LIKE file_attachments) PARTITION BY LIST (id); ALTER TABLE p ATTACH PARTITION q DEFAULT; ALTER TABLE file_attachments ATTACH PARTITION p DEFAULT",
 		"another's table":              attachmentTable + "; CREATE SCHEMA other; CREATE TABLE other.t () INHERITS (acme.file_attachments)",
 	} {
@@ -375,7 +375,7 @@ func TestAttachmentTablesCode(t *testing.T) {
 func TestQueryThatCallsTheTenant(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t)
-	tn.byOwner(attachmentTable, trap("trap", "text", "text"), trap("two", "int, int", "int"), trap("told", "text", "text"),
+	tn.byOwner(attachmentTable, trap("trap", "text", "text"), trap("two", "int, int", "int"), trap("shown", "text", "text"),
 		`CREATE AGGREGATE summed (int) (SFUNC = two, STYPE = int); CREATE OPERATOR = (LEFTARG = int, RIGHTARG = int, FUNCTION = two); CREATE DOMAIN dom AS text CHECK (trap(VALUE) IS NULL);
 		CREATE FUNCTION "Odd ""name"(text) RETURNS text LANGUAGE sql AS 'SELECT acme.trap($1)'; INSERT INTO file_attachments (id) VALUES ('1')`)
 	tn.as(grantAll)
@@ -395,8 +395,8 @@ func TestQueryThatCallsTheTenant(t *testing.T) {
 	}
 }
 
-// TestErrorOfAQueryTellsNothing: code that should not have run chooses the text of its error, so none of it is told.
-func TestErrorOfAQueryTellsNothing(t *testing.T) {
+// TestErrorOfAQueryHasNoText: code that should not have run chooses the text of its error, so the text is left out.
+func TestErrorOfAQueryHasNoText(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t, attachmentTable)
 	for code, execute := range map[string]string{
@@ -407,8 +407,8 @@ func TestErrorOfAQueryTellsNothing(t *testing.T) {
 		tn.exec("CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN " + execute + "; RETURN 'x'; END $$")
 		conn := tn.connect()
 		_, err := conn.Exec(t.Context(), "SELECT acme.f()")
-		if told := failed(t.Context(), withoutText(err), "read"); sqlstate(err) != code || strings.Contains(fmt.Sprint(told), "leaked") {
-			t.Errorf("%s: %v told as %v", code, err, told)
+		if safe := failed(t.Context(), withoutText(err), "read"); sqlstate(err) != code || strings.Contains(fmt.Sprint(safe), "leaked") {
+			t.Errorf("%s: %v becomes %v", code, err, safe)
 		}
 		must(t, conn.Close(t.Context()))
 	}

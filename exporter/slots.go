@@ -62,7 +62,7 @@ func (s *server) taken(ctx context.Context, conn *pgx.Conn, slot *int32) error {
 }
 
 // slotBeyond takes a slot with a number above the share, in the transaction that conn is in, if sessions of other roles hold
-// locks that would otherwise be the fleet's slots. Anybody who can log in may lock any number, so only the locks of our own
+// locks that would otherwise be the fleet's slots. Each role that can log in may lock any number, so only the locks of our own
 // role count, or of the roles of all tenants' logins. While others take and leave numbers, the fleet may have as many
 // sessions too many as they have locks.
 func (s *server) slotBeyond(ctx context.Context, conn *pgx.Conn) (free bool, others []string, err error) {

@@ -158,7 +158,7 @@ func TestSlotIsTheTransactions(t *testing.T) {
 	}
 }
 
-// TestLocksOfOtherRoles: whoever may log in may lock the numbers of the slots. That takes nothing from the fleet.
+// TestLocksOfOtherRoles: each role that may log in may lock the numbers of the slots. That takes nothing from the fleet.
 func TestLocksOfOtherRoles(t *testing.T) {
 	t.Parallel()
 	tn := newTenant(t, "CREATE TABLE a (x int); INSERT INTO a VALUES (1)")

@@ -30,7 +30,7 @@ const (
 	fieldStart textState = iota
 	unquoted
 	inQuotes
-	quoteSeen // in quotation marks: the next byte tells whether they end here
+	quoteSeen // in quotation marks: the next byte decides whether they end here
 )
 
 // message takes a row, or a piece of one: PostgreSQL makes one message of each row.
@@ -305,7 +305,7 @@ func (v *value) appendElement(dst, text []byte) (_, rest []byte, err error) {
 	return dst, text[n:], err
 }
 
-// unquote takes what stands between quotation marks in an array, a record or an hstore, where a backslash, or another
+// unquote takes what is between quotation marks in an array, a record or an hstore, where a backslash, or another
 // quotation mark, comes before one that is meant.
 func unquote(text []byte) (content, rest []byte, err error) {
 	if n := bytes.IndexAny(text, `"\`); n >= 0 && text[n] == '"' && (n+1 == len(text) || text[n+1] != '"') {

@@ -6,7 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// firstUserOID is the first oid of what somebody has made in a database. PostgreSQL's to_json looks for casts of types
+// firstUserOID is the first oid of objects that users have made in a database. PostgreSQL's to_json looks for casts of types
 // from here on only.
 const firstUserOID = 16384
 
@@ -150,7 +150,7 @@ func (all typeInfos) make(oid uint32, depth int) *value {
 	return v
 }
 
-// user is for a type that somebody made, and that is neither an array nor a record. An enum is its label, whatever casts
+// user is for a type that a user made, and that is neither an array nor a record. An enum is its label, whatever casts
 // there are: its form may not depend on how its table is stored.
 func (v *value) user(t *typeInfo) {
 	switch {

@@ -383,7 +383,7 @@ func jsonText(dst, v []byte) []byte {
 	return append(jsonEscaped(append(dst, '"'), v), '"')
 }
 
-// jsonEscaped is what stands between the quotation marks of a string of JSON, or some of it.
+// jsonEscaped is what is between the quotation marks of a string of JSON, or some of it.
 func jsonEscaped(dst, v []byte) []byte {
 	for len(v) > 0 {
 		n := plainPrefix(v)

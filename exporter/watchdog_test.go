@@ -122,7 +122,7 @@ func TestListWithoutAnEnd(t *testing.T) {
 				t.Errorf("the list is read %d times", asked)
 			}
 			if !files["files/acme/0"][0].known {
-				t.Error("what the list told is not taken")
+				t.Error("what the list says is not used")
 			}
 		})
 	}

@@ -355,7 +355,7 @@ func (g *guarded) misdirects(ctx context.Context, t *testing.T, role string) {
 }
 
 // misdirectsAcks: also the acknowledgement of what is published is an answer. It gets into no stream. Other publishers hear
-// it where outcomes are told, because they share an account, and cannot take it for one.
+// it on the subject of an outcome, because they share an account, and cannot take it for one.
 func (g *guarded) misdirectsAcks(ctx context.Context, t *testing.T, nc *nats.Conn) {
 	other, _ := g.connect("publisher")
 	heard, err := other.SubscribeSync(contracts.OutcomeSubject(g.tenant, "forged"))
@@ -379,7 +379,7 @@ func (g *guarded) misdirectsAcks(ctx context.Context, t *testing.T, nc *nats.Con
 	}
 }
 
-// refusedRequest: a publisher whose request is no request learns of it, and ends nobody's job.
+// refusedRequest: a publisher whose request is no request learns of it, and ends no job.
 func (g *guarded) refusedRequest(ctx context.Context, t *testing.T, nc *nats.Conn, js jetstream.JetStream) {
 	refusals, err := nc.SubscribeSync(contracts.RefusedSubject(g.tenant))
 	if err != nil {
@@ -468,7 +468,7 @@ func forbidden(tenant string) map[string]acts {
 		a["$KV."+contracts.TenantBucket+"."+contracts.HouseKey] = "{}"
 		return a
 	}
-	rows := func(a map[string]string) map[string]string { // every way to see what stands in tenants' rows
+	rows := func(a map[string]string) map[string]string { // every way to see contents of tenants' rows
 		pieces, piece := "KV_"+contracts.PieceBucket, "$KV."+contracts.PieceBucket+"."+tenant+".one.receipt.1.0"
 		a["$JS.API.DIRECT.GET."+pieces+"."+piece] = ""
 		a["$JS.API.DIRECT.GET."+pieces] = `{"seq":1,"batch":10}`

@@ -78,8 +78,8 @@ func tenantMovesOut(t *testing.T) {
 		}
 		return nil
 	})
-	if told := f.notices(); !slices.Equal(told, []string{string(contracts.DestinationChanged)}) {
-		t.Errorf("told %q, want that the record is another one, once", told)
+	if kinds := f.notices(); !slices.Equal(kinds, []string{string(contracts.DestinationChanged)}) {
+		t.Errorf("notices %q, want one, that the record has changed", kinds)
 	}
 }
 

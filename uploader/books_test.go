@@ -7,7 +7,7 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// What is wrong with a manifest is told in the same order in every run, so that the same manifest has the same error.
+// What is wrong with a manifest is named in the same order in every run, so that the same manifest has the same error.
 func TestProblemsOfAManifestHaveAnOrder(t *testing.T) {
 	t.Parallel()
 	m := contracts.Manifest{Job: "j", Format: contracts.CSV, Volumes: []contracts.Volume{

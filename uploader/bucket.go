@@ -24,8 +24,8 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// Metadata of every object that we write, which says whose it is. Whoever may write to the bucket can write the same. Only
-// the MAC of a manifest proves that this fleet wrote it.
+// Metadata of every object that we write, with its job and attempt. Each principal that may write to the bucket can write the same.
+// Only the MAC of a manifest proves that this fleet wrote it.
 const (
 	metaJob     = "snapfleet-job"     // "tenant/job/"
 	metaAttempt = "snapfleet-attempt" // contracts.Attempt.ID
@@ -431,7 +431,7 @@ func (b *bucket) read(ctx context.Context, name string, most int) (data []byte, 
 }
 
 // get asks for an object, and hands its head and its body to use, again when the answer was cut. found is false when there
-// is none. An object may be anybody's, of any size: use bounds what it reads, and only what it reads is received.
+// is none. An object may be of any writer and any size: use bounds what it reads, and only what it reads is received.
 func (b *bucket) get(ctx context.Context, name string, use func(*stored, io.Reader) error) (found bool, err error) {
 	in := &s3.GetObjectInput{Bucket: b.name(), Key: b.key(name), ExpectedBucketOwner: b.owner}
 	if !b.cfg.NoChecksum {

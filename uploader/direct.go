@@ -32,7 +32,7 @@ const (
 var errAnswerTooLong = errors.New("the answer is larger than any of S3 or STS")
 
 // direct makes a client follow no redirect, and bounds what it is answered. Where a delivery goes is the tenant's
-// record's to say, over TLS and within AllowEndpoints, and no answer's: whoever a request is sent on to would be
+// record's to say, over TLS and within AllowEndpoints, and no answer's: the host that a request is sent on to would be
 // believed, also about what is there, and could be inside our own network.
 func direct(c aws.HTTPClient) aws.HTTPClient {
 	if c == nil {
@@ -56,7 +56,7 @@ func direct(c aws.HTTPClient) aws.HTTPClient {
 // boundedClient bounds the bodies of answers.
 type boundedClient struct{ client aws.HTTPClient }
 
-// objectWanted marks the context of a request whose answer is an object. Whoever sends it bounds what is read.
+// objectWanted marks the context of a request whose answer is an object. Its sender bounds what is read.
 type objectWanted struct{}
 
 // Do implements [aws.HTTPClient].
@@ -104,7 +104,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	if b.left < 0 {
 		return 0, tooLong(b.most)
 	}
-	if int64(len(p)) > b.left+1 { // one byte more tells an end from a cut
+	if int64(len(p)) > b.left+1 { // one byte more distinguishes an end from a cut
 		p = p[:b.left+1]
 	}
 	n, err := b.ReadCloser.Read(p)

@@ -41,7 +41,7 @@ func TestFaultOfTheWorkersIdentity(t *testing.T) {
 				c.t.Cleanup(i.Remove)
 			}
 		},
-		"a certificate of nobody's": func(_ *customer, base *aws.Config) { base.HTTPClient = &http.Client{} },
+		"a certificate of an unknown authority": func(_ *customer, base *aws.Config) { base.HTTPClient = &http.Client{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -49,7 +49,7 @@ func TestFaultOfTheWorkersIdentity(t *testing.T) {
 			base := server.AWSConfig(c.worker)
 			bend(c, &base)
 			cfg := c.cfg
-			cfg.RetryFor = time.Hour // nobody waits for that
+			cfg.RetryFor = time.Hour // the test ends before
 			u := New(base, cfg)
 			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 			defer stop()

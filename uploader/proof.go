@@ -14,7 +14,7 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// Anybody who may write to a customer's bucket can put a manifest.json there: of any content, with any metadata. It is
+// Each principal that may write to a customer's bucket can put a manifest.json there: of any content, with any metadata. It is
 // believed in this order, and nothing of it is used before:
 //
 //  1. Its metadata has a MAC of this fleet's over tenant, job, attempt, digest and size. No other byte is read without.
@@ -123,7 +123,7 @@ func (b *bucket) summary(ctx context.Context, sum string, size int64) (m contrac
 	return m, err
 }
 
-// lenient takes what nobody reads any more.
+// lenient ignores errors of a writer whose reader has ended.
 type lenient struct{ w io.Writer }
 
 func (l lenient) Write(p []byte) (int, error) {

@@ -26,7 +26,7 @@ func (c *customer) manifestOf() (body []byte, metadata map[string]string) {
 	return c.body(contracts.ManifestName), out.Metadata
 }
 
-// forge writes a manifest, as somebody does who may write to the customer's bucket.
+// forge writes a manifest, as a principal does that may write to the customer's bucket.
 func (c *customer) forge(body []byte, metadata map[string]string) {
 	c.put(c.attempt.Prefix()+contracts.ManifestName, string(body), metadata)
 }
@@ -48,7 +48,7 @@ func (c *customer) signedAs(body []byte) map[string]string {
 	}
 }
 
-// Whoever may write to a customer's bucket decides nothing: a manifest is believed when this fleet has signed it, and
+// Other writers to a customer's bucket decide nothing: a manifest is believed when this fleet has signed it, and
 // every volume that it names is there as it was.
 func TestDeliveredBelievesNoStranger(t *testing.T) {
 	t.Parallel()

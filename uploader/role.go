@@ -89,7 +89,7 @@ func (r *role) Retrieve(context.Context) (aws.Credentials, error) {
 	ctx, cancel := context.WithTimeout(r.attempt, r.timeout)
 	defer cancel()
 	if err := ownCredentials(ctx, r.base); err != nil {
-		return aws.Credentials{}, err // no word of the customer's role: nobody has asked it
+		return aws.Credentials{}, err // no word of the customer's role: no request was sent to it
 	}
 	now := time.Now()
 	out, err := r.client.AssumeRole(ctx, &r.input)

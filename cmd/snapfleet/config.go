@@ -157,7 +157,7 @@ func databaseVariable(name string) string { return os.Getenv(name) }
 
 // databaseFlags say which PostgreSQL is read.
 type databaseFlags struct {
-	DatabaseURL string `name:"database-url" group:"postgres" placeholder:"URL" env:"SNAPFLEET_DATABASE_URL" help:"PostgreSQL to read: a postgres:// URL or libpq's key=value string. What it leaves out comes from the PG* variables (PGHOST, PGUSER, PGPASSWORD, PGSSLMODE ...) and ~/.pgpass. {tenant} in the user stands for the tenant's name: see deploy/database.md. Prefer the variable to the flag: other users of the machine can read command lines."`
+	DatabaseURL string `name:"database-url" group:"postgres" placeholder:"URL" env:"SNAPFLEET_DATABASE_URL" help:"PostgreSQL to read: a postgres:// URL or libpq's key=value string. What it leaves out comes from the PG* variables (PGHOST, PGUSER, PGPASSWORD, PGSSLMODE ...) and ~/.pgpass. {tenant} in the user is replaced by the tenant's name: see deploy/database.md. Prefer the variable to the flag: other users of the machine can read command lines."`
 }
 
 // config parses the URL. The error never holds it.
@@ -175,19 +175,19 @@ func (f databaseFlags) config() (*pgx.ConnConfig, error) {
 // databasesFlags say which PostgreSQL servers a worker reads besides.
 type databasesFlags struct {
 	ReplicaURL string `name:"replica-url" group:"postgres" placeholder:"URL" env:"SNAPFLEET_REPLICA_URL" help:"Hot standby of --database-url, to read in its place. The primary is read when it cannot be read, or has ended two attempts of a job."`
-	Databases  string `group:"postgres" type:"path" placeholder:"FILE" env:"SNAPFLEET_DATABASES" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; the help page shows one. It holds logins: nobody else should be able to read it."`
+	Databases  string `group:"postgres" type:"path" placeholder:"FILE" env:"SNAPFLEET_DATABASES" help:"JSON file with further PostgreSQL servers, by the names that tenants' records have for them; the help page shows one. It holds logins: give no other user the right to read it."`
 }
 
 // readFlags are how a database is read. They are [exporter.Config], field by field.
 type readFlags struct {
 	Connections      int           `group:"postgres" default:"4" env:"SNAPFLEET_CONNECTIONS" help:"Connections that read one snapshot's tables at once, next to the one that holds the instant. They come with the work: a small tenant needs none."`
-	FleetConnections int           `group:"postgres" default:"20" env:"SNAPFLEET_FLEET_CONNECTIONS" help:"Connections that the whole fleet reads one database server with, a replica being one of its own, as far as its workers are told the same; --databases may say otherwise for each. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
+	FleetConnections int           `group:"postgres" default:"20" env:"SNAPFLEET_FLEET_CONNECTIONS" help:"Connections that the whole fleet reads one database server with, a replica being one of its own, as far as its workers have the same setting; --databases may say otherwise for each. A job takes what is free, and waits in the queue when nothing is. 0: without a bound, that is slots x (connections + 1) for each worker."`
 	ChunkSize        byteSize      `group:"postgres" default:"16MiB" env:"SNAPFLEET_CHUNK_SIZE" help:"How much of a table one COPY reads. One giant table keeps every connection busy; 0 reads whole tables."`
 	Level            int           `group:"postgres" default:"2" env:"SNAPFLEET_LEVEL" help:"Deflate level, 1 to 9. With 1 the files grow by 2 to 8 %, with 6 they take two to three times as long."`
-	LockTimeout      time.Duration `group:"postgres" default:"10s" env:"SNAPFLEET_LOCK_TIMEOUT" help:"How long to wait for a table that somebody alters before the attempt is put off."`
+	LockTimeout      time.Duration `group:"postgres" default:"10s" env:"SNAPFLEET_LOCK_TIMEOUT" help:"How long to wait for a table that another session alters before the attempt ends, to be tried again later."`
 
-	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" env:"SNAPFLEET_ATTACHMENTS_QUERY" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag; and created_at where tenants leave out old attachments. {schema} stands for the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
-	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" env:"SNAPFLEET_ATTACHMENTS_SOURCE" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix stands for the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
+	AttachmentsQuery  string       `group:"attachments" placeholder:"SQL" env:"SNAPFLEET_ATTACHMENTS_QUERY" help:"Query that lists a tenant's attachments, in the order of delivery: id, entity_id, filename, content_type, s3_bucket, s3_key, s3_etag; and created_at where tenants leave out old attachments. {schema} is replaced by the tenant's schema, quoted. Default: these columns of {schema}.file_attachments, ordered by id."`
+	AttachmentsSource []sourceFlag `group:"attachments" sep:"," placeholder:"BUCKET=PREFIX/" env:"SNAPFLEET_ATTACHMENTS_SOURCE" help:"A place that attachments may be fetched from: keys below PREFIX/ in BUCKET. {tenant} in the prefix is replaced by the tenant's name, so that no row can name another tenant's file. Without any, a row with a stored file is refused."`
 	AttachmentsRegion string       `group:"attachments" placeholder:"REGION" env:"SNAPFLEET_ATTACHMENTS_REGION" help:"Region of these buckets. Default: AWS_REGION."`
 	AttachmentsFetch  int          `group:"attachments" default:"8" env:"SNAPFLEET_ATTACHMENTS_FETCH" help:"Attachments that are fetched at once."`
 }
@@ -240,7 +240,7 @@ type workerCmd struct {
 	Attempts  int           `group:"work" default:"8" env:"SNAPFLEET_ATTEMPTS" help:"How often a job may end in an error before it is given up."`
 	Crashes   int           `group:"work" default:"20" env:"SNAPFLEET_CRASHES" help:"How often a worker may go silent over one job before it is given up."`
 	Deadline  time.Duration `group:"work" default:"72h" env:"SNAPFLEET_DEADLINE" help:"Time after which a job is given up, counted from its first attempt."`
-	MaxAge    time.Duration `group:"work" default:"168h" env:"SNAPFLEET_MAX_AGE" help:"Age at which a request that nobody has begun is refused."`
+	MaxAge    time.Duration `group:"work" default:"168h" env:"SNAPFLEET_MAX_AGE" help:"Age at which a request that no worker has begun is refused."`
 	Stall     time.Duration `group:"work" default:"10m" env:"SNAPFLEET_STALL" help:"Time without a single byte of progress after which an attempt is ended."`
 
 	RetryBase time.Duration `group:"work" default:"30s" env:"SNAPFLEET_RETRY_BASE" help:"Bound of the random delay before the first retry, doubled for each one after it."`
@@ -253,9 +253,9 @@ type workerCmd struct {
 	SweepEvery    time.Duration `group:"round" default:"5m" env:"SNAPFLEET_SWEEP_EVERY" help:"How often the fleet looks for uploads that ended jobs have left behind."`
 	SweepAfter    time.Duration `group:"round" default:"15m" env:"SNAPFLEET_SWEEP_AFTER" help:"How long after its end a job is looked after for the first time."`
 	SweepAgain    time.Duration `group:"round" default:"24h" env:"SNAPFLEET_SWEEP_AGAIN" help:"How long after its end a job is looked after for the last time. Longer than assumed credentials live, because a paused worker may wake up until then."`
-	CheckEvery    time.Duration `group:"round" default:"24h" env:"SNAPFLEET_CHECK_EVERY" help:"How often a tenant's destination is checked without anybody asking, as \"snapfleet tenant check\" does. 0 or negative: never."`
-	CheckAhead    time.Duration `group:"round" default:"12h" env:"SNAPFLEET_CHECK_AHEAD" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can mend it in time. 0 or negative: never."`
-	ScheduleEvery time.Duration `group:"round" default:"1m" env:"SNAPFLEET_SCHEDULE_EVERY" help:"How often the fleet looks for runs of schedules that nobody has asked for, and for tenants whose deliveries are overdue."`
+	CheckEvery    time.Duration `group:"round" default:"24h" env:"SNAPFLEET_CHECK_EVERY" help:"How often a tenant's destination is checked without a request, as \"snapfleet tenant check\" does. 0 or negative: never."`
+	CheckAhead    time.Duration `group:"round" default:"12h" env:"SNAPFLEET_CHECK_AHEAD" help:"How long before a scheduled snapshot its tenant's destination is checked, so that a customer can fix it in time. 0 or negative: never."`
+	ScheduleEvery time.Duration `group:"round" default:"1m" env:"SNAPFLEET_SCHEDULE_EVERY" help:"How often the fleet looks for runs of schedules that JetStream has not fired, and for tenants whose deliveries are overdue."`
 
 	databaseFlags
 	databasesFlags
@@ -370,7 +370,7 @@ func checkNames(tenant, job string) error {
 }
 
 // traceExporters are those that the OTEL_ variables name: otlp and console; grpc says how otlp speaks. Without a variable
-// that names a place nothing is sent: the SDK's own default would be a collector on localhost that hardly anybody runs.
+// that names a place nothing is sent: the SDK's own default would be a collector on localhost, and few hosts run one.
 //
 // A value that cannot be meant is ignored, as the specification demands, and ignored says so. It is taken out of the
 // environment, because the SDK would make something else of it.

@@ -48,7 +48,7 @@ A replica is read in its primary's place. When it has ended two attempts of a jo
 the same rows, the primary is read; and at once, when the replica cannot be. connections is --fleet-connections, for
 each server. url_file and replica_url_file name files that hold a URL each; a relative name begins at the file's folder.
 
-{tenant} in the user of a URL stands for the tenant's name: postgres://snapfleet_{tenant}:...@db1/app reads each tenant
+{tenant} in the user of a URL is replaced by the tenant's name: postgres://snapfleet_{tenant}:...@db1/app reads each tenant
 with a login of its own, which needs no right to another tenant's tables. deploy/database.md has the roles.`
 
 // databaseFiles reads what --databases names.

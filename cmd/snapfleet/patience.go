@@ -69,7 +69,7 @@ func waits(ctx context.Context) (over func()) {
 	return func() { goesOn(ctx) }
 }
 
-// goesOn begins the time anew, for verbs that ask many things: each has --timeout.
+// goesOn restarts the verb's timer. A verb that sends many requests gives --timeout to each.
 func goesOn(ctx context.Context) {
 	p, ok := ctx.Value(patienceKey{}).(*patience)
 	if !ok {

@@ -60,7 +60,7 @@ func redactPart(s string) string {
 	return jwt.ReplaceAllString(s, "***")
 }
 
-// redactServers takes out what stands between the scheme of a server's URL and the last @ of that URL. A password may
+// redactServers removes what is between the scheme of a server's URL and the last @ of that URL. A password may
 // hold @ and / and spaces, and even another URL, so a URL ends where the next one begins behind a separator.
 func redactServers(s string) string {
 	var b strings.Builder
@@ -98,7 +98,7 @@ func redactServer(scheme, s string) string {
 	return "***"
 }
 
-// redactLogins takes out user:password@ and token@ where no scheme stands in front.
+// redactLogins removes user:password@ and token@ where there is no scheme.
 func redactLogins(s string) string {
 	return login.ReplaceAllStringFunc(s, func(found string) string {
 		if strings.HasPrefix(found, "***@") || strings.Contains(found, "://***@") {
@@ -111,7 +111,7 @@ func redactLogins(s string) string {
 	})
 }
 
-// secrets are the texts that this process was configured with, and that nobody is to read.
+// secrets are the texts that this process was configured with, and that must not be printed.
 var secrets secretTexts
 
 type secretTexts struct {

@@ -149,7 +149,7 @@ type sdkLog struct {
 	dropped int64 // spans for which the SDK's queue had no room
 }
 
-// The SDK's levels: 1 is a warning, 4 information, 8 of no interest to anybody but its developers.
+// The SDK's levels: 1 is a warning, 4 information, 8 for the SDK's developers.
 const sdkWarning = 1
 
 // Init implements logr.LogSink.

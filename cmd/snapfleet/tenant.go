@@ -117,7 +117,7 @@ func (t *tenantSetCmd) Run(ctx context.Context, c *console) error {
 // maxTwins is how many other tenants a warning names.
 const maxTwins = 10
 
-// warnOfTwins tells on standard error which other tenants have the same schema, bucket or external ID.
+// warnOfTwins prints on standard error which other tenants have the same schema, bucket or external ID.
 func (c *console) warnOfTwins(ctx context.Context, registry *consumer.Registry, record contracts.Tenant) error {
 	twins, err := registry.Twins(ctx, record)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/snapfleet/snapfleet/contracts"
 )
 
-// TestTotals: what was asked for and is not in a delivery is told with what is.
+// TestTotals: what was asked for and is not in a delivery is shown beside what is.
 func TestTotals(t *testing.T) {
 	t.Parallel()
 	const all = ": 2 tables, 7 rows, 0 attachments, 1.0 KiB in 1 volume"
