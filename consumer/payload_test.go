@@ -42,24 +42,25 @@ func TestSmallPayload(t *testing.T) {
 	if err := server.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	becomes(t, "the connection is back", func() bool { return nc.IsConnected() && nc.MaxPayload() == MinPayload })
+	becomes(t, time.Minute, "the connection is back", func() bool { return nc.IsConnected() && nc.MaxPayload() == MinPayload })
 	must(Setup(ctx, js, SetupOptions{AckWait: 2 * time.Second}))
 	c := must(New(ctx, nc, exports{n: newMemory(t).node("bucket")}, quick("w1")))
 	go func() { _ = c.Run(ctx) }()
-	becomes(t, "the worker is ready", func() bool { return c.Ready() == nil })
+	becomes(t, time.Minute, "the worker is ready", func() bool { return c.Ready() == nil })
 	server.Change(world.WithMaxPayload(1000))
 	if err := server.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	becomes(t, "the worker says why it takes no jobs", func() bool { return errors.Is(c.Ready(), ErrPayload) })
+	becomes(t, time.Minute, "the worker says why it takes no jobs", func() bool { return errors.Is(c.Ready(), ErrPayload) })
 }
 
-// becomes waits until a condition holds.
-func becomes(t *testing.T, what string, holds func() bool) {
+// becomes waits until a condition holds. It asks again and again, because neither a worker's readiness nor what a server
+// holds is reported when it changes.
+func becomes(t *testing.T, limit time.Duration, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(limit); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("it does not happen that %s", what)
+			t.Fatalf("it does not happen within %v that %s", limit, what)
 		}
 	}
 }

@@ -320,13 +320,16 @@ func (p *natsPage) start() {
 	}
 	p.ended = make(chan error, 1)
 	go func() { p.ended <- p.server.Wait(); _ = log.Close() }()
-	p.await("Server is ready")
+	p.await("Server is ready", 1)
 }
 
-// await waits until the server's log has the text.
-func (p *natsPage) await(text string) {
+// await waits until the server's log has the text that many times. The log is a file, which nothing reports about.
+func (p *natsPage) await(text string, times int) {
 	p.t.Helper()
-	for !strings.Contains(p.read("server.log"), text) {
+	for strings.Count(p.read("server.log"), text) < times {
+		if log := p.read("server.log"); strings.Contains(log, "Failed to reload") {
+			p.t.Fatalf("the server does not take the page's change:\n%s", log)
+		}
 		select {
 		case err := <-p.ended:
 			p.ended <- err
@@ -346,14 +349,10 @@ func (p *natsPage) await(text string) {
 // reload is the page's `nats-server --signal reload`, for this server among others of this machine.
 func (p *natsPage) reload() {
 	p.t.Helper()
-	reloads := strings.Count(p.read("server.log"), "Reloaded server configuration")
+	const reloaded = "Reloaded server configuration"
+	before := strings.Count(p.read("server.log"), reloaded)
 	p.shell(fmt.Sprintf("nats-server --signal reload=%d", p.server.Process.Pid))
-	for strings.Count(p.read("server.log"), "Reloaded server configuration") == reloads {
-		if strings.Contains(p.read("server.log"), "Failed to reload") {
-			p.t.Fatalf("the server does not take the page's change:\n%s", p.read("server.log"))
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	p.await(reloaded, before+1)
 }
 
 func (p *natsPage) stop() {

@@ -82,7 +82,10 @@ func (c *console) paint(s string, colors ...text.Color) string {
 }
 
 // clean escapes what a terminal might obey, but for what [console.paint] has made.
-func (c *console) clean(s string) string {
+func (c *console) clean(s string) string { return printableBut(s, c.paintedPrefix) }
+
+// printableBut is [printable], but keeps the sequences that own finds at the beginning of a text that begins with ESC.
+func printableBut(s string, own func(string) string) string {
 	var b strings.Builder
 	for {
 		esc := strings.IndexByte(s, '\x1b')
@@ -90,14 +93,13 @@ func (c *console) clean(s string) string {
 			return b.String() + printable(s)
 		}
 		b.WriteString(printable(s[:esc]))
-		own := c.paintedPrefix(s[esc:])
-		if own == "" {
-			own = s[esc : esc+1]
-			b.WriteString(printable(own))
-		} else {
-			b.WriteString(own)
+		kept := own(s[esc:])
+		if kept == "" {
+			b.WriteString(printable(s[esc : esc+1]))
+			esc++
 		}
-		s = s[esc+len(own):]
+		b.WriteString(kept)
+		s = s[esc+len(kept):]
 	}
 }
 
@@ -135,22 +137,7 @@ func (s screen) shown(text string) string {
 	if !s.colors {
 		return printable(text)
 	}
-	var b strings.Builder
-	for {
-		esc := strings.IndexByte(text, '\x1b')
-		if esc < 0 {
-			return b.String() + printable(text)
-		}
-		b.WriteString(printable(text[:esc]))
-		own := ownColors.FindString(text[esc:])
-		if own == "" {
-			own = text[esc : esc+1]
-			b.WriteString(printable(own))
-		} else {
-			b.WriteString(own)
-		}
-		text = text[esc+len(own):]
-	}
+	return printableBut(text, ownColors.FindString)
 }
 
 // raw is the writer behind a screen, for what moves the cursor or escapes by itself.

@@ -66,7 +66,7 @@ func FuzzRedact(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, user, password string) {
 		if len(password) < leastSecret || len(user) > 20 || len(password) > 100 || strings.Contains(databaseHint+"***", password) {
-			t.Skip()
+			return // too short to be a secret, or a text that we print ourselves
 		}
 		for _, form := range []string{"%s:%s@host:4222", "nats://%s:%s@host:4222", "tls://h1,nats://%s:%s@h2", " ws://%s:%s@h2"} {
 			configured := fmt.Sprintf(form, user, password)

@@ -53,7 +53,7 @@ var contractBugs = []bug{
 		`^TestVerifyRefusesWhatOthersUnpackDifferently$`,
 	},
 	{
-		"a table decompressed to its end", "uploader/verify.go",
+		"a table decompressed to its end", "uploader/verify_rows.go",
 		`b.counter.counted() > b.most:`, `b.counter.counted() > b.most && b.most < 0:`,
 		`^TestVerifyStopsDecompressing$`,
 	},
