@@ -47,8 +47,8 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 	}()
 	for {
 		r, rev, err := c.records.get(ctx, key)
-		if delay, barred := c.barred(ctx, m, req, r, err); barred {
-			return nil, fate{end: later, delay: delay}
+		if f, denied := c.denied(ctx, m, req, r, err); denied {
+			return nil, f
 		}
 		var t turn
 		if errors.Is(err, errNoCell) && isRun(m.Subject()) {
@@ -57,18 +57,6 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 				return nil, f
 			}
 			t = decided
-		}
-		if errors.Is(err, errNoCell) && !isRun(m.Subject()) {
-			why, err := c.takesRun(ctx, req, time.Now())
-			if err != nil {
-				return nil, c.postpone(ctx, err, c.cfg.RetryBase)
-			}
-			if why != nil {
-				return nil, c.bury(ctx, m, req.Job, why)
-			}
-		}
-		if err == nil && isRun(m.Subject()) && r.before(req) {
-			return nil, c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before the schedule's time, by a request: it is not this run", req.Job, req.Tenant))
 		}
 		if begins := errors.Is(err, errNoCell) && t.skip == nil || err == nil && r.State == running && !r.Cancel && r.Owner == ""; begins {
 			if delay, ok := chair.take(); !ok {
@@ -134,6 +122,28 @@ func (c *Consumer) claim(job context.Context, m message, req contracts.Request, 
 	}
 }
 
+// denied is the fate of a message whose job this worker may not claim, whatever the record's state: a fault of the worker
+// bars it, or the job's id belongs to a run of the tenant's schedule, and the message does not, or the other way round.
+// readErr is how reading r ended.
+func (c *Consumer) denied(ctx context.Context, m message, req contracts.Request, r record, readErr error) (f fate, denied bool) {
+	if delay, barred := c.barred(ctx, m, req, r, readErr); barred {
+		return fate{end: later, delay: delay}, true
+	}
+	switch {
+	case errors.Is(readErr, errNoCell) && !isRun(m.Subject()):
+		why, err := c.takesRun(ctx, req, time.Now())
+		if err != nil {
+			return c.postpone(ctx, err, c.cfg.RetryBase), true
+		}
+		if why != nil {
+			return c.bury(ctx, m, req.Job, why), true
+		}
+	case readErr == nil && isRun(m.Subject()) && r.before(req):
+		return c.bury(ctx, m, req.Job, contracts.Reject(contracts.JobConflict, "job %s of tenant %s was asked for before the schedule's time, by a request: it is not this run", req.Job, req.Tenant)), true
+	}
+	return fate{}, false
+}
+
 // early is how long r, at that revision, is not to be touched. NotBefore is of another host's clock, which may be days
 // ahead: no delay is longer than the longest there is, by our own.
 func (c *Consumer) early(key string, rev uint64, r record) time.Duration {
@@ -176,6 +186,13 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	} else if err != nil {
 		return r, c.postpone(ctx, err, c.cfg.RetryBase), false
 	}
+	return c.existingDelivery(ctx, m, r, a)
+}
+
+// existingDelivery ends [Consumer.firstSight]: the bucket is the second witness of a commit. A record may be lost where the
+// delivery is not.
+func (c *Consumer) existingDelivery(ctx context.Context, m message, r record, a contracts.Attempt) (_ record, f fate, ok bool) {
+	req := r.Request
 	c.routes.aim(req.Tenant, destinationOf(a))
 	note, err := c.countLook(ctx, &r)
 	if err != nil {
@@ -211,7 +228,6 @@ func (c *Consumer) firstSight(ctx context.Context, m message, req contracts.Requ
 	case found == nil: // or we are not let in: the attempt meets that again, and there it is counted, and judged
 		return c.unlessEnded(ctx, m, r)
 	}
-	// The bucket is the second witness of a commit. The record was lost; the delivery was not.
 	d, err := witness(a, found)
 	if err != nil { // it has ended, and this is no request for it
 		return r, c.bury(ctx, m, req.Job, &contracts.Rejection{Code: contracts.JobConflict, Err: err}), false

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"github.com/snapfleet/snapfleet/consumer"
@@ -61,13 +62,7 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	for _, warning := range c.warnings {
 		log.Warn().Msg(warning)
 	}
-	telemetry, err := startTelemetry(ctx, w.name(), func(what string, count int64, err error) {
-		event := log.Warn().Int64("count", count)
-		if err != nil {
-			event = event.Err(redacted(err))
-		}
-		event.Msg(what)
-	})
+	telemetry, err := startTelemetry(ctx, w.name(), lossLog(log))
 	if err != nil {
 		return err
 	}
@@ -85,13 +80,7 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	if err != nil {
 		return err
 	}
-	// What is held is buffers, which make no garbage; it need not have as much room again.
-	if was := debug.SetGCPercent(50); was != 100 {
-		debug.SetGCPercent(was) // somebody has set GOGC
-	}
-	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // nobody has set GOMEMLIMIT
-		debug.SetMemoryLimit(w.memory())
-	}
+	w.limitMemory()
 	nc, err := w.connect("worker " + w.name())
 	if err != nil {
 		return err
@@ -100,17 +89,9 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	nc.SetErrorHandler(consumer.OnError(nc, func(err error) { // such as a subscriber that is too slow
 		log.Warn().Err(err).Msg("NATS reports an error")
 	}))
-	cfg := w.consumerConfig(hook, log)
-	cfg.Probes, cfg.Databases, cfg.Endpoints = story.probes(log), story.exporter.Databases(), w.AllowEndpoint
-	starting, started := consumer.WithRights(ctx, nc)
-	fleet, err := consumer.New(starting, nc, story, cfg)
-	right, refused := consumer.AsNoRight(context.Cause(starting))
-	started()
-	if err != nil && refused {
-		return missing(right, w.NATSInbox+".", right)
-	}
+	fleet, err := w.join(ctx, nc, story, hook, log)
 	if err != nil {
-		return notSetUp(err)
+		return err
 	}
 	address, stop, err := w.serve(telemetry, fleet, log)
 	if err != nil {
@@ -126,6 +107,44 @@ func (w *workerCmd) Run(ctx context.Context, c *console, signals *signals) (err 
 	}
 	log.Info().Msg("worker stopped")
 	return nil
+}
+
+// lossLog logs traces and metrics that are lost.
+func lossLog(log zerolog.Logger) func(what string, count int64, err error) {
+	return func(what string, count int64, err error) {
+		event := log.Warn().Int64("count", count)
+		if err != nil {
+			event = event.Err(redacted(err))
+		}
+		event.Msg(what)
+	}
+}
+
+// limitMemory sets the garbage collector's limits, unless GOGC or GOMEMLIMIT does. What is held is buffers, which make no
+// garbage: it need not have as much room again.
+func (w *workerCmd) limitMemory() {
+	if was := debug.SetGCPercent(50); was != 100 {
+		debug.SetGCPercent(was) // GOGC is set
+	}
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // GOMEMLIMIT is not set
+		debug.SetMemoryLimit(w.memory())
+	}
+}
+
+// join makes the worker a member of the fleet. A right that its NATS user lacks ends it at once.
+func (w *workerCmd) join(ctx context.Context, nc *nats.Conn, story *deliver, hook *consumer.Webhook, log zerolog.Logger) (*consumer.Consumer, error) {
+	cfg := w.consumerConfig(hook, log)
+	cfg.Probes, cfg.Databases, cfg.Endpoints = story.probes(log), story.exporter.Databases(), w.AllowEndpoint
+	starting, started := consumer.WithRights(ctx, nc)
+	defer started()
+	fleet, err := consumer.New(starting, nc, story, cfg)
+	if right, refused := consumer.AsNoRight(context.Cause(starting)); err != nil && refused {
+		return nil, missing(right, w.NATSInbox+".", right)
+	}
+	if err != nil {
+		return nil, notSetUp(err)
+	}
+	return fleet, nil
 }
 
 // story puts exporter and uploader together.
